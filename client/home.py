@@ -1,0 +1,139 @@
+"""A partner's folder: ``partner.toml``, the installed contract, keys and state.
+
+    partner.toml        private: data source, column mapping, rules that may only be stricter
+    alliance.toml       the contract, once signed by all and installed by ``check``
+    keys/               identity.key, node.key, tls.key, storage.key (mode 0600)
+    state/              gate.db, snapshots/, audiences/, gate.sock, logs
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydantic import Field, model_validator
+
+from client.table import Source
+from privacy.errors import ConfigError
+from protos import alliance
+from protos.alliance import Contract, Kind
+from protos.toml import Strict, build, read_toml
+
+
+class Data(Strict):
+    """Where the rows are. A relative ``source`` is relative to the partner's folder."""
+
+    source: str
+    person: str
+    table: str | None = None
+    columns: dict[str, str] = Field(default_factory=dict)
+    identifiers: dict[str, str] = Field(default_factory=dict)
+
+
+class Rules(Strict):
+    """What this partner allows, within the contract. Nothing is allowed that is not named."""
+
+    kinds: tuple[Kind, ...] = ()
+    purposes: tuple[str, ...] = ()
+    largest_epsilon: float = Field(default=0.0, ge=0.0, le=100.0)
+    send_lists_to: tuple[str, ...] = ()
+
+
+class PartnerConfig(Strict):
+    """``partner.toml``."""
+
+    name: str
+    data: Data | None = None
+    rules: Rules = Rules()
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        if not alliance.NAME.fullmatch(self.name):
+            raise ValueError("name: a-z, 0-9, - and _, at most 32")
+        return self
+
+
+class Home:
+    """Paths and keys of one partner. Raises ConfigError that names the file to mend."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.config_file = root / "partner.toml"
+        self.contract_file = root / "alliance.toml"
+        self.keys = root / "keys"
+        self.state = root / "state"
+        self.socket = self.state / "gate.sock"
+        self.database = self.state / "gate.db"
+        self.snapshots = self.state / "snapshots"
+        self.audiences = self.state / "audiences"
+
+    def config(self) -> PartnerConfig:
+        """Parsed ``partner.toml``."""
+        return build(PartnerConfig, read_toml(self.config_file))
+
+    def contract(self, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Contract:
+        """The installed contract, valid and signed by everyone."""
+        if not self.contract_file.exists():
+            raise ConfigError(
+                str(self.contract_file), "no contract is installed; run `check alliance.toml`"
+            )
+        return alliance.load_signed(self.contract_file, now())
+
+    def identity(self) -> Ed25519PrivateKey:
+        """The Ed25519 identity key."""
+        return Ed25519PrivateKey.from_private_bytes(self._key("identity.key", 32))
+
+    def storage_key(self) -> bytes:
+        """The 32-byte key that seals this partner's state."""
+        return self._key("storage.key", 32)
+
+    def key_file(self, name: str) -> bytes:
+        """Bytes of a key file."""
+        return self._key(name, None)
+
+    def _key(self, name: str, size: int | None) -> bytes:
+        path = self.keys / name
+        try:
+            data = path.read_bytes()
+        except OSError:
+            raise ConfigError(str(path), "key file cannot be read; run `init` first") from None
+        if path.stat().st_mode & 0o077:
+            raise ConfigError(str(path), "key file is readable by others; chmod 600 it")
+        if size is not None and len(data) != size:
+            raise ConfigError(str(path), "key file has a wrong size; restore it from your backup")
+        return data
+
+    def source(self) -> Source:
+        """The data source of ``partner.toml``."""
+        data = self.config().data
+        if data is None:
+            raise ConfigError("data", "is missing: name your table in partner.toml, [data]")
+        location = data.source
+        if "://" not in location:
+            location = str((self.root / location).resolve())
+        return Source(location, data.person, data.columns, data.identifiers, data.table)
+
+    def prepare(self) -> None:
+        """Create the state folders, private to this user."""
+        for folder in (self.state, self.snapshots, self.audiences):
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(0o700)
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a file only this user can read, whole or not at all."""
+    temporary = path.with_name(path.name + ".new")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        with os.fdopen(handle, "wb") as target:
+            target.write(data)
+            target.flush()
+            os.fsync(target.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,133 @@
+"""From nothing to a partner in a signed alliance: keys, joining, signing, installing."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.x509.oid import NameOID
+
+from client.home import Home, write_private
+from privacy.errors import ConfigError
+from privacy.randomness import Randomness
+from protos import alliance, joining
+from protos.identity import encode, fingerprint
+
+TEMPLATE = """\
+# What this partner brings and allows. Nothing here leaves this machine.
+name = "{name}"
+
+# Your table: .csv, .parquet, a .duckdb file with `table`, or postgresql://USER@HOST/DB with `table`.
+# [data]
+# source = "customers.csv"
+# person = "customer_id"              # key of a customer
+# [data.columns]                      # contract's name = your name
+# [data.identifiers]                  # email, phone, id_card, device_id
+
+# What may run here, within the contract. What is not named is refused.
+[rules]
+kinds = []                            # query, segment, propensity, evaluate, match
+purposes = []
+largest_epsilon = 0.0                 # for one job
+send_lists_to = []                    # partners that may receive match lists from you
+"""
+
+
+def init(root: Path, name: str, randomness: Randomness) -> Home:
+    """Create a partner's folder with fresh keys. Never overwrites keys."""
+    if not alliance.NAME.fullmatch(name):
+        raise ConfigError("name", "a-z, 0-9, - and _, starting with a letter, at most 32")
+    home = Home(root)
+    if home.keys.exists():
+        raise ConfigError(str(home.keys), "keys exist already; they are never overwritten")
+    home.keys.mkdir(parents=True)
+    home.keys.chmod(0o700)
+    write_private(home.keys / "identity.key", randomness(32))
+    write_private(home.keys / "storage.key", randomness(32))
+    node = ec.generate_private_key(ec.SECP384R1())
+    write_private(home.keys / "node.key", _pem(node, serialization.PrivateFormat.OpenSSH))
+    tls = ec.generate_private_key(ec.SECP256R1())
+    write_private(home.keys / "tls.key", _pem(tls, serialization.PrivateFormat.PKCS8))
+    if not home.config_file.exists():
+        home.config_file.write_text(TEMPLATE.format(name=name), encoding="utf-8")
+    home.prepare()
+    return home
+
+
+def _pem(key: ec.EllipticCurvePrivateKey, form: serialization.PrivateFormat) -> bytes:
+    return key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
+
+
+def own_fingerprint(home: Home) -> str:
+    """Fingerprint of this partner's identity key."""
+    return fingerprint(home.identity().public_key().public_bytes_raw())
+
+
+def join(home: Home, invitation_file: Path, residency: str, target: Path) -> joining.Invitation:
+    """Answer an invitation: write the application with this partner's public keys."""
+    invitation = joining.load_invitation(invitation_file)
+    name = home.config().name
+    if invitation.party != name:
+        raise ConfigError("party", f"the invitation is for {invitation.party}, this is {name}")
+    key = home.identity()
+    node = serialization.load_ssh_private_key(home.key_file("node.key"), None)
+    tls = serialization.load_pem_private_key(home.key_file("tls.key"), None)
+    if not isinstance(tls, ec.EllipticCurvePrivateKey):
+        raise ConfigError("keys/tls.key", "is not an elliptic-curve key")
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    request = x509.CertificateSigningRequestBuilder().subject_name(subject)
+    application = joining.Application(
+        version=1,
+        alliance=invitation.alliance,
+        party=name,
+        identity=encode(key.public_key().public_bytes_raw()),
+        node_key=node.public_key()
+        .public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+        .decode(),
+        request=request.sign(tls, hashes.SHA256())
+        .public_bytes(serialization.Encoding.PEM)
+        .decode(),
+        residency=residency,
+    ).signed(key)
+    joining.write(target, application)
+    return invitation
+
+
+def check_before_signing(home: Home, contract: alliance.Contract, now: datetime) -> None:
+    """Terms hold, and this partner is in the contract with its own keys."""
+    contract.check_terms(now)
+    party = contract.party(home.config().name)
+    public = home.identity().public_key().public_bytes_raw()
+    if contract.identity_of(party.name) != public:
+        raise ConfigError(f"parties.{party.name}.identity", "is not this partner's key")
+    node = serialization.load_ssh_private_key(home.key_file("node.key"), None).public_key()
+    mine = node.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    if party.node_key.split()[:2] != mine.decode().split()[:2]:
+        raise ConfigError(f"parties.{party.name}.node_key", "is not this partner's key")
+
+
+def sign(home: Home, path: Path, now: datetime) -> alliance.Contract:
+    """Add this partner's signature to the contract file, in place."""
+    contract = alliance.load(path)
+    check_before_signing(home, contract, now)
+    key: Ed25519PrivateKey = home.identity()
+    signed = contract.signed_by(home.config().name, key)
+    temporary = path.with_name(path.name + ".new")
+    temporary.write_text(alliance.dump(signed), encoding="utf-8")
+    os.replace(temporary, path)
+    return signed
+
+
+def install(home: Home, path: Path, now: datetime | None = None) -> alliance.Contract:
+    """Check a contract that everyone signed, and install it in this partner's folder."""
+    moment = now or datetime.now(UTC)
+    contract = alliance.load_signed(path, moment)
+    check_before_signing(home, contract, moment)
+    if path.resolve() != home.contract_file.resolve():
+        write_private(home.contract_file, alliance.dump(contract).encode())
+    return contract

@@ -1,0 +1,337 @@
+"""A partner's own table, read through DuckDB: CSV, Parquet, DuckDB file; PostgreSQL by COPY.
+
+Only declared columns are read. Every row that cannot be used is counted; nothing is dropped
+silently and no value appears in a message. No DuckDB extension is ever downloaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privacy.errors import DataError
+from privacy.programs.columns import Category, Column, Columns, Floats, Label, Number
+
+if TYPE_CHECKING:
+    import duckdb
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a partner's rows are and what its columns are called there.
+
+    ``location``: a path, or ``postgresql://...``. ``table``: needed for DuckDB files and PostgreSQL.
+    ``columns`` and ``identifiers`` map contract names to names in the source.
+    """
+
+    location: str
+    person: str
+    columns: Mapping[str, str]
+    identifiers: Mapping[str, str] = field(default_factory=dict)
+    table: str | None = None
+
+
+@dataclass
+class Report:
+    """Counts for the partner's own eyes: they never leave."""
+
+    rows: int = 0
+    people: int = 0
+    malformed_lines: int = 0
+    without_person: int = 0
+    unusable: dict[str, int] = field(default_factory=dict)
+    clipped: dict[str, int] = field(default_factory=dict)
+    over_rows_per_person: int = 0
+
+    def to_json(self) -> str:
+        """One JSON object."""
+        return json.dumps(asdict(self))
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Rows as they were at the start of a job, in order of person.
+
+    ``person``: (n,) digests of keys, equal for rows of one person. ``key``: (n,) the partner's own
+    keys. ``rows``: declared columns and ``fold``, each (n,). ``identifiers``: texts, each (n,).
+    """
+
+    person: NDArray[np.uint64]
+    key: NDArray[np.str_]
+    rows: dict[str, Floats]
+    identifiers: dict[str, NDArray[np.str_]]
+
+    @property
+    def count(self) -> int:
+        """Rows."""
+        return len(self.person)
+
+    @property
+    def people(self) -> int:
+        """Distinct people."""
+        return int((np.diff(self.starts()) > 0).sum()) if self.count else 0
+
+    def starts(self) -> NDArray[np.intp]:
+        """Index of each person's first row, then the number of rows."""
+        if not self.count:
+            return np.zeros(1, dtype=np.intp)
+        change = np.flatnonzero(self.key[1:] != self.key[:-1]) + 1
+        return np.concatenate([[0], change, [self.count]]).astype(np.intp)
+
+    def to_bytes(self) -> bytes:
+        """For the encrypted copy that a restarted gate goes on from."""
+        buffer = io.BytesIO()
+        arrays: dict[str, Any] = {"person": self.person, "key": self.key}
+        arrays |= {f"row/{name}": values for name, values in self.rows.items()}
+        arrays |= {f"id/{name}": values for name, values in self.identifiers.items()}
+        np.savez(buffer, **arrays)
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Snapshot:
+        """Inverse of :meth:`to_bytes`."""
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            return cls(
+                arrays["person"],
+                arrays["key"],
+                {n.removeprefix("row/"): arrays[n] for n in arrays.files if n.startswith("row/")},
+                {n.removeprefix("id/"): arrays[n] for n in arrays.files if n.startswith("id/")},
+            )
+
+
+def fold_of(keys: Sequence[str]) -> tuple[NDArray[np.uint64], Floats]:
+    """Digest of each key and its fold in [0, 1): public, so that every partner holds out alike."""
+    digests = np.array(
+        [
+            int.from_bytes(hashlib.sha256(b"tallystick/v1/fold" + key.encode()).digest()[:8], "big")
+            for key in keys
+        ],
+        dtype=np.uint64,
+    )
+    return digests, (digests >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def read(
+    source: Source,
+    columns: Columns,
+    wanted: Sequence[str],
+    *,
+    identifiers: Sequence[str] = (),
+    rows_per_person: int = 1,
+) -> tuple[Snapshot, Report]:
+    """Read ``wanted`` columns and ``identifiers`` of every usable row.
+
+    Raises DataError that names the source or column, never a value.
+    """
+    for name in wanted:
+        if name not in source.columns or name not in columns:
+            raise DataError(f"column {name}: not mapped in partner.toml, [data.columns]")
+    for name in identifiers:
+        if name not in source.identifiers:
+            raise DataError(f"identifier {name}: not mapped in partner.toml, [data.identifiers]")
+    report = Report()
+    with _opened(source) as (db, relation, malformed):
+        selected = [f"CAST({_quoted(source.person)} AS VARCHAR)"]
+        for name in wanted:
+            selected.append(_expression(columns[name], _quoted(source.columns[name])))
+        for name in identifiers:
+            selected.append(f"CAST({_quoted(source.identifiers[name])} AS VARCHAR)")
+        order = ", ".join(str(i + 1) for i in range(len(selected)))
+        names = ", ".join(f"{text} AS c{i}" for i, text in enumerate(selected))
+        with _data_errors(source):
+            fetched = db.execute(f"SELECT {names} FROM {relation} ORDER BY {order}").fetchnumpy()
+            report.malformed_lines = malformed(db)
+    arrays = [fetched[f"c{i}"] for i in range(len(selected))]
+    return _snapshot(arrays, columns, wanted, identifiers, rows_per_person, report)
+
+
+def _snapshot(
+    arrays: list[Any],
+    columns: Columns,
+    wanted: Sequence[str],
+    identifiers: Sequence[str],
+    rows_per_person: int,
+    report: Report,
+) -> tuple[Snapshot, Report]:
+    report.rows = len(arrays[0])
+    missing = np.ma.getmaskarray(np.ma.asarray(arrays[0]))
+    texts = [t.decode("utf-8", "replace") if isinstance(t, bytes) else str(t) for t in
+             np.ma.getdata(np.ma.asarray(arrays[0]))]  # fmt: skip
+    keep = np.array([not m and text != "" for m, text in zip(missing, texts, strict=True)], bool)
+    report.without_person = int((~keep).sum())
+    rows: dict[str, Floats] = {}
+    for name, array in zip(wanted, arrays[1:], strict=False):
+        column = columns[name]
+        values = _values(column, array)
+        usable = np.isfinite(values)
+        if not bool(usable.all()):
+            report.unusable[name] = int((~usable).sum())
+        if isinstance(column, Number):
+            inside = np.clip(values, column.low, column.high)
+            outside = int(((inside != values) & usable).sum())
+            if outside:
+                report.clipped[name] = outside
+            values = inside
+        rows[name] = values
+        keep &= usable
+    keys = np.array(texts, dtype=np.str_) if texts else np.empty(0, dtype="<U1")
+    held: dict[str, NDArray[np.str_]] = {}
+    for name, array in zip(identifiers, arrays[1 + len(wanted) :], strict=True):
+        filled = np.ma.filled(np.ma.asarray(array, dtype=object), "")
+        held[name] = np.array([str(v) for v in filled], dtype=np.str_)
+    if rows_per_person and keep.any():
+        place = np.flatnonzero(keep)
+        kept = keys[place]
+        first = np.concatenate([[True], kept[1:] != kept[:-1]])
+        run = np.arange(len(kept)) - np.maximum.accumulate(np.where(first, np.arange(len(kept)), 0))
+        over = run >= rows_per_person
+        report.over_rows_per_person = int(over.sum())
+        keep[place[over]] = False
+    keys = keys[keep]
+    digests, fold = fold_of([str(key) for key in keys])
+    rows = {name: np.ascontiguousarray(values[keep]) for name, values in rows.items()}
+    rows["fold"] = fold
+    held = {name: values[keep] for name, values in held.items()}
+    snapshot = Snapshot(digests, keys, rows, held)
+    report.people = snapshot.people
+    return snapshot, report
+
+
+def _values(column: Column, array: Any) -> Floats:
+    """Floats with NaN for what cannot be used: numbers, category codes, labels."""
+    masked = np.ma.asarray(array)
+    if isinstance(column, Category):
+        codes = {value: float(i) for i, value in enumerate(column.values)}
+        filled = np.ma.filled(masked.astype(object), None)
+        return np.array([codes.get(v, np.nan) if v is not None else np.nan for v in filled], float)
+    values: Floats = np.ma.filled(masked.astype(np.float64), np.nan)
+    if isinstance(column, Label):
+        values = np.where((values == 0.0) | (values == 1.0), values, np.nan)
+    return values
+
+
+def _expression(column: Column, name: str) -> str:
+    if isinstance(column, Number):
+        return f"TRY_CAST({name} AS DOUBLE)"
+    if isinstance(column, Label):
+        return f"CAST(TRY_CAST(CAST({name} AS VARCHAR) AS BOOLEAN) AS DOUBLE)"
+    return f"CAST({name} AS VARCHAR)"
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+@contextmanager
+def _data_errors(source: Source) -> Iterator[None]:
+    """DuckDB's messages can quote cells: name the kind of failure only."""
+    import duckdb
+
+    place = Path(source.location).name if "://" not in source.location else "database"
+    try:
+        yield
+    except duckdb.BinderException:
+        raise DataError(f"{place}: a mapped column does not exist in the source") from None
+    except duckdb.CatalogException:
+        raise DataError(f"{place}: the table does not exist in the source") from None
+    except duckdb.IOException:
+        raise DataError(f"{place}: cannot be read; is it there, complete and readable?") from None
+    except duckdb.Error as error:
+        raise DataError(f"{place}: {type(error).__name__}; is the file complete?") from None
+
+
+@contextmanager
+def _opened(source: Source) -> Iterator[tuple[duckdb.DuckDBPyConnection, str, Any]]:
+    """A connection, the relation to select from, and a count of malformed lines."""
+    import duckdb
+
+    def none(_: duckdb.DuckDBPyConnection) -> int:
+        return 0
+
+    def rejects(db: duckdb.DuckDBPyConnection) -> int:
+        found = db.execute("SELECT COUNT(DISTINCT line) FROM reject_errors").fetchone()
+        return int(found[0]) if found else 0
+
+    settings = {
+        "autoinstall_known_extensions": "false",
+        "autoload_known_extensions": "false",
+        "memory_limit": "1GB",
+        "threads": "2",
+    }
+    location = source.location
+    csv = "read_csv({}, all_varchar=true, header=true, store_rejects=true)"
+    if location.startswith(("postgresql://", "postgres://")):
+        with _postgres_copy(source) as path, duckdb.connect(config=settings) as db:
+            yield db, csv.format(_literal(str(path))), rejects
+        return
+    path = Path(location)
+    if not path.is_file():
+        raise DataError(f"{path.name}: file not found")
+    suffix = path.suffix.lower()
+    if suffix in (".duckdb", ".db"):
+        if not source.table:
+            raise DataError(f"{path.name}: partner.toml, data.table is missing")
+        with _data_errors(source), duckdb.connect(str(path), read_only=True, config=settings) as db:
+            yield db, _quoted(source.table), none
+        return
+    with duckdb.connect(config=settings) as db:
+        if suffix == ".parquet":
+            yield db, f"read_parquet({_literal(location)})", none
+        elif suffix in (".csv", ".tsv", ".txt"):
+            yield db, csv.format(_literal(location)), rejects
+        else:
+            raise DataError(f"{path.name}: use .csv, .parquet, .duckdb or postgresql://")
+
+
+@contextmanager
+def _postgres_copy(source: Source) -> Iterator[Path]:
+    """The mapped columns as a CSV file that only this user can read, gone afterwards."""
+    try:
+        import psycopg
+        from psycopg import sql
+    except ImportError:
+        raise DataError("PostgreSQL needs the extra: pip install tallystick[postgres]") from None
+    if not source.table:
+        raise DataError("database: partner.toml, data.table is missing")
+    names = list(dict.fromkeys([source.person, *source.columns.values(), *source.identifiers.values()]))
+    query = sql.SQL("COPY (SELECT {} FROM {}) TO STDOUT WITH (FORMAT csv, HEADER)").format(
+        sql.SQL(", ").join(map(sql.Identifier, names)),
+        sql.SQL(".").join(map(sql.Identifier, source.table.split("."))),
+    )
+    handle, name = tempfile.mkstemp(prefix="tallystick-", suffix=".csv")
+    try:
+        with os.fdopen(handle, "wb") as target:
+            try:
+                with (
+                    psycopg.connect(source.location, connect_timeout=10) as connection,
+                    connection.cursor() as cursor,
+                    cursor.copy(query) as copy,
+                ):
+                    for data in copy:
+                        target.write(data)
+            except psycopg.errors.UndefinedColumn:
+                raise DataError("database: a mapped column does not exist") from None
+            except psycopg.errors.UndefinedTable:
+                raise DataError("database: the table does not exist") from None
+            except psycopg.Error as error:
+                raise DataError(
+                    f"database: {type(error).__name__}; is it running and reachable?"
+                ) from None
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)

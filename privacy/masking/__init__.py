@@ -1,0 +1,1 @@
+"""Masks for what people see."""

@@ -1,0 +1,1 @@
+"""The second door: private set intersection by commutative blinding."""

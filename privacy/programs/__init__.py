@@ -1,0 +1,1 @@
+"""Programs over noisy sums: every analysis is one of these, and a new one changes no gate."""

@@ -1,0 +1,83 @@
+"""Ed25519 identities (RFC 8032): signing with domain separation, and fingerprints for people."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from privacy.errors import ConfigError, ProtocolError
+
+ENVELOPE = b"tallystick/v1/envelope"
+REPLY = b"tallystick/v1/reply"
+STATEMENT = b"tallystick/v1/statement/"
+CONTRACT = b"tallystick/v1/contract"
+JOURNAL = b"tallystick/v1/journal"
+INVITATION = b"tallystick/v1/invitation"
+HANDSHAKE = b"tallystick/v1/handshake"
+
+
+def _framed(domain: bytes, message: bytes) -> bytes:
+    return len(domain).to_bytes(1, "big") + domain + message
+
+
+def sign(key: Ed25519PrivateKey, domain: bytes, message: bytes) -> bytes:
+    """Signature over domain and message."""
+    return key.sign(_framed(domain, message))
+
+
+def verify(public: bytes, domain: bytes, message: bytes, signature: bytes) -> None:
+    """Raises ProtocolError unless ``signature`` is by ``public`` (32 bytes) over both."""
+    try:
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, _framed(domain, message))
+    except (InvalidSignature, ValueError) as error:
+        raise ProtocolError from error
+
+
+def encode(data: bytes) -> str:
+    """Base64, as used in contract files."""
+    return base64.b64encode(data).decode()
+
+
+def decode_key(text: str, path: str) -> bytes:
+    """32 bytes of a public identity key. Rejects wrong sizes and points of small order."""
+    try:
+        data = base64.b64decode(text, validate=True)
+    except ValueError:
+        raise ConfigError(path, "is not base64") from None
+    if len(data) != 32:
+        raise ConfigError(path, "an Ed25519 public key has 32 bytes")
+    if data in _SMALL_ORDER:
+        raise ConfigError(path, "weak key: a point of small order")
+    return data
+
+
+def fingerprint(public: bytes) -> str:
+    """What people compare over the telephone: 80 bits of SHA-256 in groups of four hex digits."""
+    digest = hashlib.sha256(b"tallystick/v1/fingerprint" + public).hexdigest()[:20]
+    return " ".join(digest[i : i + 4] for i in range(0, 20, 4))
+
+
+_SMALL_ORDER = {
+    # The eight points of small order on edwards25519 and their non-canonical encodings
+    # (Chalkias, Garillot, Nikolaenko 2020, "Taming the many EdDSAs", Table 1).
+    bytes.fromhex(text)
+    for text in (
+        "0100000000000000000000000000000000000000000000000000000000000000",
+        "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        "0000000000000000000000000000000000000000000000000000000000000080",
+        "0000000000000000000000000000000000000000000000000000000000000000",
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac03fa",
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc85",
+        "0100000000000000000000000000000000000000000000000000000000000080",
+        "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
+        "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
+        "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
+    )
+}

@@ -1,0 +1,1 @@
+"""Messages of version 1; the generated module is committed beside its source."""

@@ -1,0 +1,339 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Envelope(_message.Message):
+    __slots__ = ("request", "signature")
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    request: bytes
+    signature: bytes
+    def __init__(self, request: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
+class Request(_message.Message):
+    __slots__ = ("contract", "job", "partner", "expires", "nonce", "hello", "prepare", "release", "unmask", "match", "status", "finish", "cancel")
+    CONTRACT_FIELD_NUMBER: _ClassVar[int]
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    PARTNER_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    HELLO_FIELD_NUMBER: _ClassVar[int]
+    PREPARE_FIELD_NUMBER: _ClassVar[int]
+    RELEASE_FIELD_NUMBER: _ClassVar[int]
+    UNMASK_FIELD_NUMBER: _ClassVar[int]
+    MATCH_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    FINISH_FIELD_NUMBER: _ClassVar[int]
+    CANCEL_FIELD_NUMBER: _ClassVar[int]
+    contract: bytes
+    job: str
+    partner: str
+    expires: int
+    nonce: bytes
+    hello: Hello
+    prepare: Prepare
+    release: Release
+    unmask: Unmask
+    match: Match
+    status: Status
+    finish: Finish
+    cancel: Cancel
+    def __init__(self, contract: _Optional[bytes] = ..., job: _Optional[str] = ..., partner: _Optional[str] = ..., expires: _Optional[int] = ..., nonce: _Optional[bytes] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., prepare: _Optional[_Union[Prepare, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., unmask: _Optional[_Union[Unmask, _Mapping]] = ..., match: _Optional[_Union[Match, _Mapping]] = ..., status: _Optional[_Union[Status, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ...) -> None: ...
+
+class Signed(_message.Message):
+    __slots__ = ("party", "body", "signature")
+    PARTY_FIELD_NUMBER: _ClassVar[int]
+    BODY_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    party: str
+    body: bytes
+    signature: bytes
+    def __init__(self, party: _Optional[str] = ..., body: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
+class Hello(_message.Message):
+    __slots__ = ("spec", "salt", "heads")
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    SALT_FIELD_NUMBER: _ClassVar[int]
+    HEADS_FIELD_NUMBER: _ClassVar[int]
+    spec: bytes
+    salt: bytes
+    heads: _containers.RepeatedCompositeFieldContainer[Signed]
+    def __init__(self, spec: _Optional[bytes] = ..., salt: _Optional[bytes] = ..., heads: _Optional[_Iterable[_Union[Signed, _Mapping]]] = ...) -> None: ...
+
+class Prepare(_message.Message):
+    __slots__ = ("hellos",)
+    HELLOS_FIELD_NUMBER: _ClassVar[int]
+    hellos: _containers.RepeatedCompositeFieldContainer[Signed]
+    def __init__(self, hellos: _Optional[_Iterable[_Union[Signed, _Mapping]]] = ...) -> None: ...
+
+class Release(_message.Message):
+    __slots__ = ("indexes", "state", "prepared", "shares")
+    INDEXES_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    PREPARED_FIELD_NUMBER: _ClassVar[int]
+    SHARES_FIELD_NUMBER: _ClassVar[int]
+    indexes: _containers.RepeatedScalarFieldContainer[int]
+    state: bytes
+    prepared: _containers.RepeatedCompositeFieldContainer[Signed]
+    shares: _containers.RepeatedCompositeFieldContainer[Share]
+    def __init__(self, indexes: _Optional[_Iterable[int]] = ..., state: _Optional[bytes] = ..., prepared: _Optional[_Iterable[_Union[Signed, _Mapping]]] = ..., shares: _Optional[_Iterable[_Union[Share, _Mapping]]] = ...) -> None: ...
+
+class Unmask(_message.Message):
+    __slots__ = ("index", "masked", "locks")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    MASKED_FIELD_NUMBER: _ClassVar[int]
+    LOCKS_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    masked: _containers.RepeatedCompositeFieldContainer[Signed]
+    locks: _containers.RepeatedCompositeFieldContainer[Signed]
+    def __init__(self, index: _Optional[int] = ..., masked: _Optional[_Iterable[_Union[Signed, _Mapping]]] = ..., locks: _Optional[_Iterable[_Union[Signed, _Mapping]]] = ...) -> None: ...
+
+class Match(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Status(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Finish(_message.Message):
+    __slots__ = ("model",)
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    model: bytes
+    def __init__(self, model: _Optional[bytes] = ...) -> None: ...
+
+class Cancel(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Share(_message.Message):
+    __slots__ = ("sender", "receiver", "index", "sealed")
+    SENDER_FIELD_NUMBER: _ClassVar[int]
+    RECEIVER_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    SEALED_FIELD_NUMBER: _ClassVar[int]
+    sender: str
+    receiver: str
+    index: int
+    sealed: bytes
+    def __init__(self, sender: _Optional[str] = ..., receiver: _Optional[str] = ..., index: _Optional[int] = ..., sealed: _Optional[bytes] = ...) -> None: ...
+
+class SealingKey(_message.Message):
+    __slots__ = ("contract", "job", "plan", "key")
+    CONTRACT_FIELD_NUMBER: _ClassVar[int]
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    contract: bytes
+    job: str
+    plan: bytes
+    key: bytes
+    def __init__(self, contract: _Optional[bytes] = ..., job: _Optional[str] = ..., plan: _Optional[bytes] = ..., key: _Optional[bytes] = ...) -> None: ...
+
+class Prepared(_message.Message):
+    __slots__ = ("contract", "job", "plan", "roster", "mask_keys", "shares")
+    CONTRACT_FIELD_NUMBER: _ClassVar[int]
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    ROSTER_FIELD_NUMBER: _ClassVar[int]
+    MASK_KEYS_FIELD_NUMBER: _ClassVar[int]
+    SHARES_FIELD_NUMBER: _ClassVar[int]
+    contract: bytes
+    job: str
+    plan: bytes
+    roster: bytes
+    mask_keys: _containers.RepeatedScalarFieldContainer[bytes]
+    shares: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, contract: _Optional[bytes] = ..., job: _Optional[str] = ..., plan: _Optional[bytes] = ..., roster: _Optional[bytes] = ..., mask_keys: _Optional[_Iterable[bytes]] = ..., shares: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class MaskedDigest(_message.Message):
+    __slots__ = ("contract", "job", "index", "transcript", "state", "vector")
+    CONTRACT_FIELD_NUMBER: _ClassVar[int]
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    TRANSCRIPT_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    VECTOR_FIELD_NUMBER: _ClassVar[int]
+    contract: bytes
+    job: str
+    index: int
+    transcript: bytes
+    state: bytes
+    vector: bytes
+    def __init__(self, contract: _Optional[bytes] = ..., job: _Optional[str] = ..., index: _Optional[int] = ..., transcript: _Optional[bytes] = ..., state: _Optional[bytes] = ..., vector: _Optional[bytes] = ...) -> None: ...
+
+class Lock(_message.Message):
+    __slots__ = ("contract", "job", "index", "transcript", "state", "present")
+    CONTRACT_FIELD_NUMBER: _ClassVar[int]
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    TRANSCRIPT_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    PRESENT_FIELD_NUMBER: _ClassVar[int]
+    contract: bytes
+    job: str
+    index: int
+    transcript: bytes
+    state: bytes
+    present: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, contract: _Optional[bytes] = ..., job: _Optional[str] = ..., index: _Optional[int] = ..., transcript: _Optional[bytes] = ..., state: _Optional[bytes] = ..., present: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class JournalHead(_message.Message):
+    __slots__ = ("contract", "sequence", "digest")
+    CONTRACT_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    contract: bytes
+    sequence: int
+    digest: bytes
+    def __init__(self, contract: _Optional[bytes] = ..., sequence: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
+
+class Reply(_message.Message):
+    __slots__ = ("header", "body", "signature")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    BODY_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    header: bytes
+    body: bytes
+    signature: bytes
+    def __init__(self, header: _Optional[bytes] = ..., body: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
+class ReplyHeader(_message.Message):
+    __slots__ = ("contract", "job", "partner", "run", "message", "node", "body")
+    CONTRACT_FIELD_NUMBER: _ClassVar[int]
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    PARTNER_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    BODY_FIELD_NUMBER: _ClassVar[int]
+    contract: bytes
+    job: str
+    partner: str
+    run: int
+    message: str
+    node: int
+    body: bytes
+    def __init__(self, contract: _Optional[bytes] = ..., job: _Optional[str] = ..., partner: _Optional[str] = ..., run: _Optional[int] = ..., message: _Optional[str] = ..., node: _Optional[int] = ..., body: _Optional[bytes] = ...) -> None: ...
+
+class ReplyBody(_message.Message):
+    __slots__ = ("refusal", "working", "hello", "prepared", "masked", "unmask", "match", "finish")
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    WORKING_FIELD_NUMBER: _ClassVar[int]
+    HELLO_FIELD_NUMBER: _ClassVar[int]
+    PREPARED_FIELD_NUMBER: _ClassVar[int]
+    MASKED_FIELD_NUMBER: _ClassVar[int]
+    UNMASK_FIELD_NUMBER: _ClassVar[int]
+    MATCH_FIELD_NUMBER: _ClassVar[int]
+    FINISH_FIELD_NUMBER: _ClassVar[int]
+    refusal: Refusal
+    working: Working
+    hello: Signed
+    prepared: PreparedReply
+    masked: MaskedReply
+    unmask: UnmaskReply
+    match: MatchReply
+    finish: FinishReply
+    def __init__(self, refusal: _Optional[_Union[Refusal, _Mapping]] = ..., working: _Optional[_Union[Working, _Mapping]] = ..., hello: _Optional[_Union[Signed, _Mapping]] = ..., prepared: _Optional[_Union[PreparedReply, _Mapping]] = ..., masked: _Optional[_Union[MaskedReply, _Mapping]] = ..., unmask: _Optional[_Union[UnmaskReply, _Mapping]] = ..., match: _Optional[_Union[MatchReply, _Mapping]] = ..., finish: _Optional[_Union[FinishReply, _Mapping]] = ...) -> None: ...
+
+class Refusal(_message.Message):
+    __slots__ = ("code",)
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    code: str
+    def __init__(self, code: _Optional[str] = ...) -> None: ...
+
+class Working(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class PreparedReply(_message.Message):
+    __slots__ = ("statement", "shares")
+    STATEMENT_FIELD_NUMBER: _ClassVar[int]
+    SHARES_FIELD_NUMBER: _ClassVar[int]
+    statement: Signed
+    shares: _containers.RepeatedCompositeFieldContainer[Share]
+    def __init__(self, statement: _Optional[_Union[Signed, _Mapping]] = ..., shares: _Optional[_Iterable[_Union[Share, _Mapping]]] = ...) -> None: ...
+
+class MaskedReply(_message.Message):
+    __slots__ = ("vectors",)
+    VECTORS_FIELD_NUMBER: _ClassVar[int]
+    vectors: _containers.RepeatedCompositeFieldContainer[MaskedVector]
+    def __init__(self, vectors: _Optional[_Iterable[_Union[MaskedVector, _Mapping]]] = ...) -> None: ...
+
+class MaskedVector(_message.Message):
+    __slots__ = ("index", "vector", "digest")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    VECTOR_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    vector: bytes
+    digest: Signed
+    def __init__(self, index: _Optional[int] = ..., vector: _Optional[bytes] = ..., digest: _Optional[_Union[Signed, _Mapping]] = ...) -> None: ...
+
+class UnmaskReply(_message.Message):
+    __slots__ = ("lock", "opened")
+    LOCK_FIELD_NUMBER: _ClassVar[int]
+    OPENED_FIELD_NUMBER: _ClassVar[int]
+    lock: Signed
+    opened: _containers.RepeatedCompositeFieldContainer[OpenedShare]
+    def __init__(self, lock: _Optional[_Union[Signed, _Mapping]] = ..., opened: _Optional[_Iterable[_Union[OpenedShare, _Mapping]]] = ...) -> None: ...
+
+class OpenedShare(_message.Message):
+    __slots__ = ("party", "of_mask", "share")
+    PARTY_FIELD_NUMBER: _ClassVar[int]
+    OF_MASK_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    party: str
+    of_mask: bool
+    share: bytes
+    def __init__(self, party: _Optional[str] = ..., of_mask: _Optional[bool] = ..., share: _Optional[bytes] = ...) -> None: ...
+
+class MatchReply(_message.Message):
+    __slots__ = ("is_receiver", "has_size", "size", "deviation")
+    IS_RECEIVER_FIELD_NUMBER: _ClassVar[int]
+    HAS_SIZE_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    DEVIATION_FIELD_NUMBER: _ClassVar[int]
+    is_receiver: bool
+    has_size: bool
+    size: float
+    deviation: float
+    def __init__(self, is_receiver: _Optional[bool] = ..., has_size: _Optional[bool] = ..., size: _Optional[float] = ..., deviation: _Optional[float] = ...) -> None: ...
+
+class FinishReply(_message.Message):
+    __slots__ = ("head",)
+    HEAD_FIELD_NUMBER: _ClassVar[int]
+    head: Signed
+    def __init__(self, head: _Optional[_Union[Signed, _Mapping]] = ...) -> None: ...
+
+class Handshake(_message.Message):
+    __slots__ = ("contract", "job", "sender", "key")
+    CONTRACT_FIELD_NUMBER: _ClassVar[int]
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    SENDER_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    contract: bytes
+    job: str
+    sender: str
+    key: bytes
+    def __init__(self, contract: _Optional[bytes] = ..., job: _Optional[str] = ..., sender: _Optional[str] = ..., key: _Optional[bytes] = ...) -> None: ...
+
+class MatchHeader(_message.Message):
+    __slots__ = ("items",)
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    items: int
+    def __init__(self, items: _Optional[int] = ...) -> None: ...
+
+class MatchChunk(_message.Message):
+    __slots__ = ("kind", "first", "points")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    POINTS_FIELD_NUMBER: _ClassVar[int]
+    kind: int
+    first: int
+    points: bytes
+    def __init__(self, kind: _Optional[int] = ..., first: _Optional[int] = ..., points: _Optional[bytes] = ...) -> None: ...

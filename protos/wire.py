@@ -1,0 +1,180 @@
+"""Bytes to values and back, with size bounds. The one importer of the generated messages.
+
+Message classes are re-exported for annotation and construction; parsing goes through
+:func:`parse`, signing and checking through the functions below.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import TypeVar
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from google.protobuf.message import DecodeError, Message
+
+from privacy.errors import ProtocolError, WireError
+from protos import identity
+from protos.v1.tallystick_pb2 import (
+    Cancel,
+    Envelope,
+    Finish,
+    FinishReply,
+    Handshake,
+    Hello,
+    JournalHead,
+    Lock,
+    MaskedDigest,
+    MaskedReply,
+    MaskedVector,
+    Match,
+    MatchChunk,
+    MatchHeader,
+    MatchReply,
+    OpenedShare,
+    Prepare,
+    Prepared,
+    PreparedReply,
+    Refusal,
+    Release,
+    Reply,
+    ReplyBody,
+    ReplyHeader,
+    Request,
+    SealingKey,
+    Share,
+    Signed,
+    Status,
+    Unmask,
+    UnmaskReply,
+    Working,
+)
+
+__all__ = [
+    "Cancel",
+    "Envelope",
+    "Finish",
+    "FinishReply",
+    "Handshake",
+    "Hello",
+    "JournalHead",
+    "Lock",
+    "MaskedDigest",
+    "MaskedReply",
+    "MaskedVector",
+    "Match",
+    "MatchChunk",
+    "MatchHeader",
+    "MatchReply",
+    "OpenedShare",
+    "Prepare",
+    "Prepared",
+    "PreparedReply",
+    "Refusal",
+    "Release",
+    "Reply",
+    "ReplyBody",
+    "ReplyHeader",
+    "Request",
+    "SealingKey",
+    "Share",
+    "Signed",
+    "Status",
+    "Unmask",
+    "UnmaskReply",
+    "Working",
+]
+
+LARGEST_MESSAGE = 64 << 20
+"""Bytes of one envelope or reply."""
+LARGEST_STATEMENT = 1 << 20
+
+M = TypeVar("M", bound=Message)
+
+
+def parse(kind: type[M], data: bytes, limit: int = LARGEST_MESSAGE) -> M:
+    """Parse bytes from outside. Raises WireError if they are too many or do not parse."""
+    if len(data) > limit:
+        raise WireError(f"{kind.DESCRIPTOR.name}: over {limit} bytes")
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        raise WireError(f"{kind.DESCRIPTOR.name}: does not parse") from None
+
+
+def serialise(message: Message) -> bytes:
+    """Deterministic bytes of a message."""
+    return message.SerializeToString(deterministic=True)
+
+
+def seal_request(key: Ed25519PrivateKey, request: Request) -> bytes:
+    """A request as a signed envelope."""
+    body = serialise(request)
+    return serialise(
+        Envelope(request=body, signature=identity.sign(key, identity.ENVELOPE, body))
+    )
+
+
+def open_request(data: bytes, coordinator: bytes) -> Request:
+    """The request in an envelope. Raises WireError, or ProtocolError for a bad signature."""
+    envelope = parse(Envelope, data)
+    identity.verify(coordinator, identity.ENVELOPE, envelope.request, envelope.signature)
+    return parse(Request, envelope.request)
+
+
+def seal_reply(key: Ed25519PrivateKey, header: ReplyHeader, body: bytes) -> bytes:
+    """A stored body under a freshly signed header; fills in the body's digest."""
+    header.body = hashlib.sha256(body).digest()
+    head = serialise(header)
+    return serialise(
+        Reply(header=head, body=body, signature=identity.sign(key, identity.REPLY, head))
+    )
+
+
+def open_reply(data: bytes, partner: bytes, expected: ReplyHeader) -> ReplyBody:
+    """The body of a reply that must be bound to ``expected`` (its body digest is computed here).
+
+    Raises WireError if it does not parse, ProtocolError if signature, contract, job, partner, run,
+    message, node or body differ.
+    """
+    reply = parse(Reply, data)
+    identity.verify(partner, identity.REPLY, reply.header, reply.signature)
+    header = parse(ReplyHeader, reply.header, 4096)
+    wanted = ReplyHeader()
+    wanted.CopyFrom(expected)
+    wanted.body = hashlib.sha256(reply.body).digest()
+    if serialise(header) != serialise(wanted):
+        raise ProtocolError
+    return parse(ReplyBody, reply.body)
+
+
+def state(key: Ed25519PrivateKey, party: str, message: Message) -> Signed:
+    """A signed statement; its type is part of what is signed."""
+    body = serialise(message)
+    domain = identity.STATEMENT + message.DESCRIPTOR.name.encode()
+    return Signed(party=party, body=body, signature=identity.sign(key, domain, body))
+
+
+def read_statement(kind: type[M], signed: Signed, public: bytes) -> M:
+    """Check and parse a statement. Raises ProtocolError or WireError."""
+    domain = identity.STATEMENT + kind.DESCRIPTOR.name.encode()
+    identity.verify(public, domain, signed.body, signed.signature)
+    return parse(kind, signed.body, LARGEST_STATEMENT)
+
+
+def digest_statements(statements: Iterable[Signed]) -> bytes:
+    """SHA-256 over parties and bodies in order of party: the transcript of a round."""
+    digest = hashlib.sha256(b"tallystick/v1/statements")
+    for signed in sorted(statements, key=lambda s: s.party):
+        for part in (signed.party.encode(), signed.body):
+            digest.update(len(part).to_bytes(4, "big") + part)
+    return digest.digest()
+
+
+def digest_shares(shares: Iterable[Share]) -> bytes:
+    """SHA-256 over sealed shares in order of release and receiver."""
+    digest = hashlib.sha256(b"tallystick/v1/shares")
+    for share in sorted(shares, key=lambda s: (s.index, s.receiver)):
+        part = serialise(share)
+        digest.update(len(part).to_bytes(4, "big") + part)
+    return digest.digest()

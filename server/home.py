@@ -1,0 +1,73 @@
+"""A coordinator's folder.
+
+    coordinator.toml    name, addresses
+    draft.toml          the contract's terms, before the parties are in
+    alliance.toml       the contract
+    invitations/        one file for each invited partner
+    keys/               identity.key, ca.key, ca.pem, server.key, server.pem, control.token,
+                        runtime.secret (mode 0600)
+    state/              store.db, calls.jsonl, logs
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydantic import Field
+
+from privacy.errors import ConfigError
+from protos import alliance
+from protos.alliance import Contract
+from protos.toml import Strict, build, read_toml
+
+
+class CoordinatorConfig(Strict):
+    """``coordinator.toml``. ``host`` is what partners reach; ``bind`` what is listened on."""
+
+    name: str
+    host: str
+    bind: str = "0.0.0.0"
+    link_port: int = Field(ge=1, le=65535)
+    exchange_port: int = Field(ge=1, le=65535)
+    internal_port: int = Field(ge=1, le=65535)
+
+
+class Home:
+    """Paths and keys of a coordinator. Raises ConfigError that names the file to mend."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.config_file = root / "coordinator.toml"
+        self.draft_file = root / "draft.toml"
+        self.contract_file = root / "alliance.toml"
+        self.invitations = root / "invitations"
+        self.keys = root / "keys"
+        self.state = root / "state"
+        self.database = self.state / "store.db"
+        self.calls = self.state / "calls.jsonl"
+
+    def config(self) -> CoordinatorConfig:
+        """Parsed ``coordinator.toml``."""
+        return build(CoordinatorConfig, read_toml(self.config_file))
+
+    def contract(self, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Contract:
+        """The contract, valid and signed by everyone."""
+        return alliance.load_signed(self.contract_file, now())
+
+    def identity(self) -> Ed25519PrivateKey:
+        """The Ed25519 identity key."""
+        return Ed25519PrivateKey.from_private_bytes(self.key("identity.key"))
+
+    def key(self, name: str) -> bytes:
+        """Bytes of a key file that nobody else can read."""
+        path = self.keys / name
+        try:
+            data = path.read_bytes()
+        except OSError:
+            raise ConfigError(str(path), "key file cannot be read; run `init` first") from None
+        if path.stat().st_mode & 0o077 and not name.endswith(".pem"):
+            raise ConfigError(str(path), "key file is readable by others; chmod 600 it")
+        return data

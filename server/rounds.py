@@ -1,0 +1,159 @@
+"""Ask the partners, wait, ask again: one message round after another.
+
+A partner that is silent or restarting is asked again until ``patience`` runs out; what it answered
+before it gives again, byte for byte, at no charge. A refusal ends the job with the partner's name
+and what to do. A reply that is not signed by the partner, or not bound to the message it answers,
+does not count.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from privacy.errors import ProtocolError, RoundFailed, WireError
+from privacy.randomness import Randomness
+from protos import wire
+from protos.alliance import Contract
+from protos.refusal import ADVICE, Code
+
+PATIENCE = 600.0
+"""Seconds to wait for a partner that restarts."""
+MESSAGE_LIFE = 900
+"""Seconds an envelope is valid."""
+PAUSE = 0.2
+"""Seconds before a partner that is working or silent is asked again."""
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """A reply and the binding that its header must show."""
+
+    reply: bytes
+    run: int
+    message: str
+    node: int
+
+
+class Transport(Protocol):
+    """Carries envelopes to gates. Missing partners are left out of the answer, never raised."""
+
+    def exchange(self, envelopes: Mapping[str, bytes], timeout: float) -> dict[str, Delivered]:
+        """Deliver, and wait up to ``timeout`` seconds for replies."""
+
+
+@dataclass
+class Traffic:
+    """What a job cost on the wire. ``forged``: replies that were thrown away."""
+
+    rounds: int = 0
+    bytes_out: int = 0
+    bytes_in: int = 0
+    forged: int = 0
+    seconds: list[float] = field(default_factory=list)
+
+
+class Rounds:
+    """Signed requests of one job to the gates of one contract."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        contract: Contract,
+        key: Ed25519PrivateKey,
+        job_id: str,
+        *,
+        randomness: Randomness,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
+        patience: float = PATIENCE,
+    ) -> None:
+        self.contract, self.job_id, self.traffic = contract, job_id, Traffic()
+        self._transport, self._key = transport, key
+        self._random, self._clock, self._sleep = randomness, clock, sleep
+        self._patience = patience
+        self._digest = contract.digest()
+
+    def ask(
+        self,
+        bodies: Mapping[str, wire.Request],
+        *,
+        enough: int | None = None,
+        grace: float | None = None,
+    ) -> dict[str, wire.ReplyBody]:
+        """One answer from each partner.
+
+        With ``enough``, after ``grace`` seconds that many will do. Raises RoundFailed if a partner
+        refuses or patience runs out.
+        """
+        answers: dict[str, wire.ReplyBody] = {}
+        started = self._clock()
+        self.traffic.rounds += 1
+        while True:
+            waiting = [name for name in bodies if name not in answers]
+            answers |= self._once({name: bodies[name] for name in waiting}, grace)
+            if len(answers) == len(bodies):
+                break
+            passed = self._clock() - started
+            if enough is not None and len(answers) >= enough and passed >= (grace or 0.0):
+                break
+            if passed > self._patience:
+                missing = ", ".join(sorted(set(bodies) - set(answers)))
+                raise RoundFailed(
+                    f"no answer from {missing} for {self._patience:.0f} s: is its node running? "
+                    "The job continues with `tallystick-coordinator resume`"
+                )
+            self._sleep(PAUSE)
+        self.traffic.seconds.append(self._clock() - started)
+        return answers
+
+    def _once(
+        self, bodies: Mapping[str, wire.Request], grace: float | None
+    ) -> dict[str, wire.ReplyBody]:
+        envelopes = {name: self._seal(name, body) for name, body in bodies.items()}
+        self.traffic.bytes_out += sum(map(len, envelopes.values()))
+        timeout = min(60.0, self._patience) if grace is None else max(grace, 1.0)
+        answers: dict[str, wire.ReplyBody] = {}
+        for name, delivered in self._transport.exchange(envelopes, timeout).items():
+            self.traffic.bytes_in += len(delivered.reply)
+            body = self._open(name, delivered)
+            if body is None or body.HasField("working"):
+                continue
+            if body.HasField("refusal"):
+                raise RoundFailed(f"{name} refused: {_advice(body.refusal.code)}")
+            answers[name] = body
+        return answers
+
+    def _seal(self, name: str, body: wire.Request) -> bytes:
+        request = wire.Request()
+        request.CopyFrom(body)
+        request.contract, request.job, request.partner = self._digest, self.job_id, name
+        request.expires = int(self._clock()) + MESSAGE_LIFE
+        request.nonce = self._random(16)
+        return wire.seal_request(self._key, request)
+
+    def _open(self, name: str, delivered: Delivered) -> wire.ReplyBody | None:
+        expected = wire.ReplyHeader(
+            contract=self._digest,
+            job=self.job_id,
+            partner=name,
+            run=delivered.run,
+            message=delivered.message,
+            node=delivered.node,
+        )
+        try:
+            return wire.open_reply(delivered.reply, self.contract.identity_of(name), expected)
+        except (ProtocolError, WireError):
+            self.traffic.forged += 1
+            return None
+
+
+def _advice(code: str) -> str:
+    try:
+        return f"{code} ({ADVICE[Code(code)]})"
+    except ValueError:
+        return "a code this version does not know"

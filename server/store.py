@@ -1,0 +1,212 @@
+"""The coordinator's memory: jobs, totals, models, ledger heads. SQLite.
+
+A job's totals are kept as they come, so a restarted coordinator replays them into the program and
+goes on from the last release.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from privacy.errors import ConfigError, RoundFailed
+from privacy.programs.columns import Floats
+from protos import jobs, wire
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS jobs (
+  id TEXT PRIMARY KEY, name TEXT NOT NULL, spec BLOB NOT NULL, salt BLOB NOT NULL,
+  state TEXT NOT NULL, created REAL NOT NULL, updated REAL NOT NULL,
+  done INTEGER NOT NULL DEFAULT 0, planned INTEGER NOT NULL DEFAULT 0,
+  starts INTEGER NOT NULL DEFAULT 0, stats TEXT NOT NULL DEFAULT '{}',
+  result TEXT NOT NULL DEFAULT '', reason TEXT NOT NULL DEFAULT '');
+CREATE TABLE IF NOT EXISTS totals (
+  job TEXT NOT NULL, release INTEGER NOT NULL, total BLOB NOT NULL, deviation REAL NOT NULL,
+  PRIMARY KEY (job, release));
+CREATE TABLE IF NOT EXISTS models (
+  name TEXT PRIMARY KEY, job TEXT NOT NULL, spec BLOB NOT NULL, model TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS heads (party TEXT PRIMARY KEY, signed BLOB NOT NULL);
+"""
+
+OPEN_STATES = ("queued", "running")
+
+
+@dataclass(frozen=True)
+class JobRow:
+    """One job as stored. ``state``: queued, running, done, failed or cancelled."""
+
+    id: str
+    name: str
+    spec: bytes
+    salt: bytes
+    state: str
+    created: float
+    updated: float
+    done: int
+    planned: int
+    starts: int
+    stats: dict[str, Any]
+    result: dict[str, Any]
+    reason: str
+
+    def job(self) -> jobs.Job:
+        """The specification."""
+        return jobs.from_canonical(self.spec)
+
+
+class Store:
+    """The coordinator's database; safe for several processes. ``clock`` gives seconds."""
+
+    def __init__(self, path: Path, clock: Callable[[], float]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._clock, self._lock = clock, threading.Lock()
+        with _database():
+            self._db = sqlite3.connect(
+                path, isolation_level=None, check_same_thread=False, timeout=30.0
+            )
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.executescript(SCHEMA)
+
+    def close(self) -> None:
+        """Close the database."""
+        self._db.close()
+
+    def _run(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        with self._lock, _database():
+            return list(self._db.execute(statement, values))
+
+    # ------------------------------------------------------------------ jobs
+
+    def add(self, job_id: str, job: jobs.Job, salt: bytes) -> None:
+        """Queue a job."""
+        now = self._clock()
+        self._run(
+            "INSERT INTO jobs (id, name, spec, salt, state, created, updated)"
+            " VALUES (?, ?, ?, ?, 'queued', ?, ?)",
+            job_id, job.name, job.canonical(), salt, now, now,
+        )  # fmt: skip
+
+    def job(self, prefix: str) -> JobRow:
+        """The job whose id starts with ``prefix``, or whose name is ``prefix`` (the newest)."""
+        rows = self._run(
+            "SELECT id, name, spec, salt, state, created, updated, done, planned, starts, stats,"
+            " result, reason FROM jobs WHERE id LIKE ? OR name = ? ORDER BY created DESC, rowid DESC LIMIT 1",
+            prefix.replace("%", "") + "%", prefix,
+        )  # fmt: skip
+        if not rows or not prefix:
+            raise ConfigError("job", f"no job {prefix!r}; `results` lists all")
+        return _row(rows[0])
+
+    def all_jobs(self) -> list[JobRow]:
+        """Every job, newest first."""
+        return [
+            _row(row)
+            for row in self._run(
+                "SELECT id, name, spec, salt, state, created, updated, done, planned, starts,"
+                " stats, result, reason FROM jobs ORDER BY created DESC, rowid DESC"
+            )
+        ]
+
+    def next_open(self) -> JobRow | None:
+        """The oldest job that is queued or running."""
+        found = [row for row in self.all_jobs() if row.state in OPEN_STATES]
+        return found[-1] if found else None
+
+    def start(self, job_id: str, planned: int) -> None:
+        """Mark a job running, once more."""
+        self._run(
+            "UPDATE jobs SET state = 'running', planned = ?, starts = starts + 1, updated = ?"
+            " WHERE id = ? AND state IN ('queued', 'running')",
+            planned, self._clock(), job_id,
+        )  # fmt: skip
+
+    def progress(self, job_id: str, done: int) -> None:
+        """Note how many releases are in."""
+        self._run(
+            "UPDATE jobs SET done = ?, updated = ? WHERE id = ?", done, self._clock(), job_id
+        )
+
+    def add_stats(self, job_id: str, more: dict[str, float]) -> None:
+        """Add to a job's running figures."""
+        stats = self.job(job_id).stats
+        merged = {key: stats.get(key, 0) + more.get(key, 0) for key in stats.keys() | more.keys()}
+        self._run("UPDATE jobs SET stats = ? WHERE id = ?", json.dumps(merged), job_id)
+
+    def end(self, job_id: str, state: str, result: dict[str, Any], reason: str = "") -> None:
+        """Close an open job. A job that is closed already stays as it is."""
+        self._run(
+            "UPDATE jobs SET state = ?, result = ?, reason = ?, updated = ?"
+            " WHERE id = ? AND state IN ('queued', 'running')",
+            state, json.dumps(result), reason, self._clock(), job_id,
+        )  # fmt: skip
+
+    def reopen(self, job_id: str) -> None:
+        """Let a failed job continue from its last release."""
+        self._run(
+            "UPDATE jobs SET state = 'queued', reason = '', starts = 0 WHERE id = ? AND state = 'failed'",
+            job_id,
+        )
+
+    # ------------------------------------------------------------------ totals
+
+    def keep_total(self, job_id: str, release: int, total: Floats, deviation: float) -> None:
+        """Checkpoint one noisy total."""
+        self._run(
+            "INSERT OR IGNORE INTO totals VALUES (?, ?, ?, ?)",
+            job_id, release, total.astype("<f8").tobytes(), deviation,
+        )  # fmt: skip
+
+    def totals(self, job_id: str) -> list[tuple[int, Floats, float]]:
+        """Totals so far, in order of release."""
+        return [
+            (int(r), np.frombuffer(data, dtype="<f8").astype(np.float64), float(deviation))
+            for r, data, deviation in self._run(
+                "SELECT release, total, deviation FROM totals WHERE job = ? ORDER BY release", job_id
+            )
+        ]
+
+    # ------------------------------------------------------------------ models and heads
+
+    def keep_model(self, name: str, job_id: str, spec: bytes, model: dict[str, Any]) -> None:
+        """Keep a released model under its job's name."""
+        self._run(
+            "INSERT OR REPLACE INTO models VALUES (?, ?, ?, ?)", name, job_id, spec, json.dumps(model)
+        )
+
+    def model(self, name: str) -> tuple[jobs.Job, dict[str, Any]]:
+        """A model and the job that made it, or ConfigError."""
+        rows = self._run("SELECT spec, model FROM models WHERE name = ?", name)
+        if not rows:
+            raise ConfigError("evaluate.model", f"no model called {name!r}; run its job first")
+        return jobs.from_canonical(rows[0][0]), json.loads(rows[0][1])
+
+    def keep_head(self, signed: wire.Signed) -> None:
+        """Keep a partner's signed journal head."""
+        self._run("INSERT OR REPLACE INTO heads VALUES (?, ?)", signed.party, wire.serialise(signed))
+
+    def heads(self) -> list[wire.Signed]:
+        """The last signed journal head of each partner."""
+        return [
+            wire.parse(wire.Signed, row[0])
+            for row in self._run("SELECT signed FROM heads ORDER BY party")
+        ]
+
+
+def _row(row: tuple[Any, ...]) -> JobRow:
+    return JobRow(*row[:10], json.loads(row[10]), json.loads(row[11]) if row[11] else {}, row[12])
+
+
+@contextmanager
+def _database() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise RoundFailed(f"the coordinator's store failed: {error}; is the disk full?") from None

@@ -1,0 +1,1 @@
+"""Floor 4, the lab: everything a researcher runs. Simulated parts are called so."""

@@ -1,0 +1,162 @@
+"""An alliance in one process: the same programs, gates and rounds, without a network.
+
+Simulated here: the transport and, for matches, the exchange. Everything else is what partners run.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from client.gate import Delivery, Gate
+from client.stream import Stream
+from privacy.errors import ProtocolError
+from privacy.randomness import Randomness
+from protos import jobs, wire
+from server.rounds import Delivered, Rounds, Traffic
+from server.tasks.match import MatchDrive
+from server.tasks.noisy_sum import Checkpoint, Memory, NoisySumDrive
+from simulations.alliances import Alliance
+
+
+class PairedStream:
+    """One end of a bounded in-process pipe."""
+
+    def __init__(self, inbox: queue.Queue[bytes | None], outbox: queue.Queue[bytes | None]) -> None:
+        self._inbox, self._outbox = inbox, outbox
+
+    def send(self, frame: bytes) -> None:
+        self._outbox.put(frame, timeout=60)
+
+    def receive(self) -> bytes:
+        try:
+            frame = self._inbox.get(timeout=60)
+        except queue.Empty:
+            raise ProtocolError from None
+        if frame is None:
+            raise ProtocolError
+        return frame
+
+    def close(self) -> None:
+        self._outbox.put(None, timeout=60)
+
+
+class Pipes:
+    """The exchange's stand-in: the two ends of each job's stream."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, PairedStream] = {}
+        self._lock = threading.Lock()
+
+    def open(self, job: str) -> Stream:
+        """The first caller gets one end, the second the other."""
+        with self._lock:
+            if job in self._waiting:
+                return self._waiting.pop(job)
+            left: queue.Queue[bytes | None] = queue.Queue(maxsize=16)
+            right: queue.Queue[bytes | None] = queue.Queue(maxsize=16)
+            self._waiting[job] = PairedStream(right, left)
+            return PairedStream(left, right)
+
+
+@dataclass
+class Outcome:
+    """A job's result and what it cost."""
+
+    job_id: str
+    result: dict[str, Any]
+    traffic: Traffic
+    seconds: float
+    model: dict[str, Any] | None = None
+
+
+@dataclass
+class Room:
+    """Gates of an alliance, opened in this process. ``silent``: partners that do not answer."""
+
+    alliance: Alliance
+    randomness: Randomness = os.urandom
+    clock: Callable[[], float] = time.time
+    silent: set[str] = field(default_factory=set)
+    gates: dict[str, Gate] = field(default_factory=dict)
+    heads: dict[str, wire.Signed] = field(default_factory=dict)
+    models: dict[str, tuple[jobs.Job, dict[str, Any]]] = field(default_factory=dict)
+    grace: float = 1.0
+    patience: float = 120.0
+
+    def __post_init__(self) -> None:
+        pipes = Pipes()
+        for name, home in self.alliance.partners.items():
+            self.gates[name] = Gate(
+                home,
+                randomness=self.randomness,
+                clock=self.clock,
+                open_stream=pipes.open,
+                patience=60.0,
+            )
+        self._pool = ThreadPoolExecutor(max_workers=max(2, len(self.gates)))
+
+    def __enter__(self) -> Room:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+        for gate in self.gates.values():
+            gate.close()
+
+    def exchange(self, envelopes: Mapping[str, bytes], timeout: float) -> dict[str, Delivered]:
+        """The transport: calls each gate."""
+
+        def one(name: str) -> Delivered:
+            reply = self.gates[name].handle(envelopes[name], Delivery())
+            return Delivered(reply, 0, "", 0)
+
+        names = [name for name in envelopes if name not in self.silent]
+        return dict(zip(names, self._pool.map(one, names), strict=True))
+
+    def rounds(self, job_id: str) -> Rounds:
+        """Rounds of one job over this transport."""
+        return Rounds(
+            self,
+            self.alliance.contract,
+            self.alliance.coordinator.identity(),
+            job_id,
+            randomness=self.randomness,
+            clock=self.clock,
+            patience=self.patience,
+        )
+
+    def run(self, job: jobs.Job, checkpoint: Checkpoint | None = None) -> Outcome:
+        """Run one job to its end, as the coordinator would."""
+        started = time.monotonic()
+        contract = self.alliance.contract
+        if job.evaluate:
+            job = jobs.with_model(job, *self.models[job.evaluate.model])
+        job.check(contract)
+        salt = self.randomness(16)
+        job_id = jobs.job_id(contract.digest(), job.canonical(), salt)
+        rounds = self.rounds(job_id)
+        heads = list(self.heads.values())
+        model: dict[str, Any] | None = None
+        if job.match:
+            match = MatchDrive(rounds, job, salt, heads=heads)
+            result = match.run()
+            signed = match.finish()
+        else:
+            drive = NoisySumDrive(
+                rounds, job, salt, checkpoint or Memory(), heads=heads, grace=self.grace
+            )
+            result = drive.run()
+            model = result.get("model")
+            signed = drive.finish(jobs.model_bytes(model))
+            if model:
+                self.models[job.name.replace("-", "_")] = (job, model)
+        self.heads |= {head.party: head for head in signed}
+        return Outcome(job_id, result, rounds.traffic, time.monotonic() - started, model)
+
