@@ -87,7 +87,13 @@ class Gate:
         self.ledger = Ledger(self.store, self.contract, clock)
         self.journal = Journal(self.store, self.identity, clock)
         self.context = Context(
-            self.name, self.contract, self.digest, self.identity, self.store, self.ledger, randomness
+            self.name,
+            self.contract,
+            self.digest,
+            self.identity,
+            self.store,
+            self.ledger,
+            randomness,
         )
         self._open_stream = open_stream
         self._lock = threading.Lock()

@@ -1,9 +1,9 @@
 """A partner's folder: ``partner.toml``, the installed contract, keys and state.
 
-    partner.toml        private: data source, column mapping, rules that may only be stricter
-    alliance.toml       the contract, once signed by all and installed by ``check``
-    keys/               identity.key, node.key, tls.key, storage.key (mode 0600)
-    state/              gate.db, snapshots/, audiences/, gate.sock, logs
+partner.toml        private: data source, column mapping, rules that may only be stricter
+alliance.toml       the contract, once signed by all and installed by ``check``
+keys/               identity.key, node.key, tls.key, storage.key (mode 0600)
+state/              gate.db, snapshots/, audiences/, gate.sock, logs
 """
 
 from __future__ import annotations

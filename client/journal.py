@@ -86,7 +86,9 @@ class Journal:
 
     def head(self) -> tuple[int, bytes]:
         """Sequence and digest of the last entry; (0, zeros) at the start."""
-        found = self._store.row("SELECT sequence, digest FROM journal ORDER BY sequence DESC LIMIT 1")
+        found = self._store.row(
+            "SELECT sequence, digest FROM journal ORDER BY sequence DESC LIMIT 1"
+        )
         return (int(found[0]), bytes(found[1])) if found else (0, GENESIS)
 
     def at(self, sequence: int) -> bytes | None:

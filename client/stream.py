@@ -60,9 +60,7 @@ class SealedStream:
         mine = wire.state(
             identity,
             me,
-            wire.Handshake(
-                contract=contract.digest(), job=job, sender=me, key=public_key(private)
-            ),
+            wire.Handshake(contract=contract.digest(), job=job, sender=me, key=public_key(private)),
         )
         self._raw_send(wire.serialise(mine))
         try:
@@ -74,8 +72,12 @@ class SealedStream:
             raise ProtocolError
         secret = agree(private, shake.key)
         salt = wire.digest_statements([mine, theirs])
-        self._out = ChaCha20Poly1305(derive(secret, salt, b"tallystick/v1/match from " + me.encode()))
-        self._in = ChaCha20Poly1305(derive(secret, salt, b"tallystick/v1/match from " + peer.encode()))
+        self._out = ChaCha20Poly1305(
+            derive(secret, salt, b"tallystick/v1/match from " + me.encode())
+        )
+        self._in = ChaCha20Poly1305(
+            derive(secret, salt, b"tallystick/v1/match from " + peer.encode())
+        )
         self._sent = self._got = 0
 
     def send(self, plain: bytes) -> None:

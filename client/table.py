@@ -308,7 +308,9 @@ def _postgres_copy(source: Source) -> Iterator[Path]:
         raise DataError("PostgreSQL needs the extra: pip install tallystick[postgres]") from None
     if not source.table:
         raise DataError("database: partner.toml, data.table is missing")
-    names = list(dict.fromkeys([source.person, *source.columns.values(), *source.identifiers.values()]))
+    names = list(
+        dict.fromkeys([source.person, *source.columns.values(), *source.identifiers.values()])
+    )
     query = sql.SQL("COPY (SELECT {} FROM {}) TO STDOUT WITH (FORMAT csv, HEADER)").format(
         sql.SQL(", ").join(map(sql.Identifier, names)),
         sql.SQL(".").join(map(sql.Identifier, source.table.split("."))),

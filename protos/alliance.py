@@ -245,9 +245,7 @@ class Contract(Strict):
                 raise ConfigError(f"signatures.{party.name}", "has not signed yet")
             try:
                 signature = identity.base64.b64decode(text, validate=True)
-                identity.verify(
-                    self.identity_of(party.name), identity.CONTRACT, digest, signature
-                )
+                identity.verify(self.identity_of(party.name), identity.CONTRACT, digest, signature)
             except (ValueError, ProtocolError):
                 raise ConfigError(
                     f"signatures.{party.name}",

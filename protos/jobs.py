@@ -26,7 +26,9 @@ from privacy.programs.segment import Segment
 from protos.alliance import NAME, Contract, IdentifierKind, Kind
 from protos.toml import Strict, build, canonical, read_toml
 
-_MEASURE = re.compile(r"(count|sum|mean|histogram)(?:\(\s*([a-z][a-z0-9_]*)\s*(?:,\s*(\d+)\s*)?\))?")
+_MEASURE = re.compile(
+    r"(count|sum|mean|histogram)(?:\(\s*([a-z][a-z0-9_]*)\s*(?:,\s*(\d+)\s*)?\))?"
+)
 
 
 def parse_measure(text: str) -> Measure:
@@ -204,7 +206,9 @@ class Job(Strict):
         """Contract columns that a partner's rows must hold for this job (without scores)."""
         if self.query:
             needed = {m.column for m in map(parse_measure, self.query.measures) if m.column}
-            return needed | (set(rules.parse(self.query.where).names) if self.query.where else set())
+            return needed | (
+                set(rules.parse(self.query.where).names) if self.query.where else set()
+            )
         if self.segment:
             return set(self.segment.columns)
         if self.propensity:

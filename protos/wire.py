@@ -110,9 +110,7 @@ def serialise(message: Message) -> bytes:
 def seal_request(key: Ed25519PrivateKey, request: Request) -> bytes:
     """A request as a signed envelope."""
     body = serialise(request)
-    return serialise(
-        Envelope(request=body, signature=identity.sign(key, identity.ENVELOPE, body))
-    )
+    return serialise(Envelope(request=body, signature=identity.sign(key, identity.ENVELOPE, body)))
 
 
 def open_request(data: bytes, coordinator: bytes) -> Request:

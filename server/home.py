@@ -1,12 +1,12 @@
 """A coordinator's folder.
 
-    coordinator.toml    name, addresses
-    draft.toml          the contract's terms, before the parties are in
-    alliance.toml       the contract
-    invitations/        one file for each invited partner
-    keys/               identity.key, ca.key, ca.pem, server.key, server.pem, control.token,
-                        runtime.secret (mode 0600)
-    state/              store.db, calls.jsonl, logs
+coordinator.toml    name, addresses
+draft.toml          the contract's terms, before the parties are in
+alliance.toml       the contract
+invitations/        one file for each invited partner
+keys/               identity.key, ca.key, ca.pem, server.key, server.pem, control.token,
+                    runtime.secret (mode 0600)
+state/              store.db, calls.jsonl, logs
 """
 
 from __future__ import annotations

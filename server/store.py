@@ -130,14 +130,13 @@ class Store:
 
     def progress(self, job_id: str, done: int) -> None:
         """Note how many releases are in."""
-        self._run(
-            "UPDATE jobs SET done = ?, updated = ? WHERE id = ?", done, self._clock(), job_id
-        )
+        self._run("UPDATE jobs SET done = ?, updated = ? WHERE id = ?", done, self._clock(), job_id)
 
-    def add_stats(self, job_id: str, more: dict[str, float]) -> None:
-        """Add to a job's running figures."""
-        stats = self.job(job_id).stats
-        merged = {key: stats.get(key, 0) + more.get(key, 0) for key in stats.keys() | more.keys()}
+    def add_stats(self, job_id: str, more: dict[str, Any]) -> None:
+        """Add to a job's running figures: numbers are summed, lists joined."""
+        merged = dict(self.job(job_id).stats)
+        for key, value in more.items():
+            merged[key] = merged[key] + value if key in merged else value
         self._run("UPDATE jobs SET stats = ? WHERE id = ?", json.dumps(merged), job_id)
 
     def end(self, job_id: str, state: str, result: dict[str, Any], reason: str = "") -> None:
@@ -169,7 +168,8 @@ class Store:
         return [
             (int(r), np.frombuffer(data, dtype="<f8").astype(np.float64), float(deviation))
             for r, data, deviation in self._run(
-                "SELECT release, total, deviation FROM totals WHERE job = ? ORDER BY release", job_id
+                "SELECT release, total, deviation FROM totals WHERE job = ? ORDER BY release",
+                job_id,
             )
         ]
 
@@ -178,7 +178,11 @@ class Store:
     def keep_model(self, name: str, job_id: str, spec: bytes, model: dict[str, Any]) -> None:
         """Keep a released model under its job's name."""
         self._run(
-            "INSERT OR REPLACE INTO models VALUES (?, ?, ?, ?)", name, job_id, spec, json.dumps(model)
+            "INSERT OR REPLACE INTO models VALUES (?, ?, ?, ?)",
+            name,
+            job_id,
+            spec,
+            json.dumps(model),
         )
 
     def model(self, name: str) -> tuple[jobs.Job, dict[str, Any]]:
@@ -190,7 +194,9 @@ class Store:
 
     def keep_head(self, signed: wire.Signed) -> None:
         """Keep a partner's signed journal head."""
-        self._run("INSERT OR REPLACE INTO heads VALUES (?, ?)", signed.party, wire.serialise(signed))
+        self._run(
+            "INSERT OR REPLACE INTO heads VALUES (?, ?)", signed.party, wire.serialise(signed)
+        )
 
     def heads(self) -> list[wire.Signed]:
         """The last signed journal head of each partner."""

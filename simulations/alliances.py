@@ -52,9 +52,7 @@ def create(
         name="coordinator", host="127.0.0.1", bind="127.0.0.1",
         link_port=link, exchange_port=exchange, internal_port=internal,
     )  # fmt: skip
-    home = coordinator_setup.init(
-        root / "coordinator", str(terms["name"]), config, randomness, now
-    )
+    home = coordinator_setup.init(root / "coordinator", str(terms["name"]), config, randomness, now)
     home.draft_file.write_text(tomli_w.dumps(dict(terms)), encoding="utf-8")
     partners: dict[str, PartnerHome] = {}
     for name in names:

@@ -159,4 +159,3 @@ class Room:
                 self.models[job.name.replace("-", "_")] = (job, model)
         self.heads |= {head.party: head for head in signed}
         return Outcome(job_id, result, rounds.traffic, time.monotonic() - started, model)
-

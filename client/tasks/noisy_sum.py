@@ -13,12 +13,12 @@ import json
 from dataclasses import dataclass
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf.message import Message
 
 from client.ledger import Charge, Ledger
 from client.store import Store
 from client.table import Snapshot
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from privacy import accounting
 from privacy.errors import ParameterError, ProtocolError, Refused, WireError
 from privacy.noisy_sum import encoding, masks, rounds
@@ -366,9 +366,7 @@ class NoisySumTask:
 
     # ------------------------------------------------------------------ checks
 
-    def _statements(
-        self, kind: type[wire.M], statements: list[wire.Signed]
-    ) -> dict[str, wire.M]:
+    def _statements(self, kind: type[wire.M], statements: list[wire.Signed]) -> dict[str, wire.M]:
         """One valid statement from every party of the cohort, or Refused(ROSTER)."""
         found = {signed.party: self._read(kind, signed) for signed in statements}
         if tuple(sorted(found)) != tuple(sorted(self.roster.parties)) or len(statements) != len(
@@ -381,9 +379,7 @@ class NoisySumTask:
         if signed.party not in self.roster.parties:
             raise Refused(Code.ROSTER, "a statement by someone who is not a party")
         try:
-            return wire.read_statement(
-                kind, signed, self.at.contract.identity_of(signed.party)
-            )
+            return wire.read_statement(kind, signed, self.at.contract.identity_of(signed.party))
         except (ProtocolError, WireError):
             raise Refused(Code.ROSTER, "a statement's signature does not fit") from None
 

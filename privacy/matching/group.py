@@ -39,9 +39,7 @@ def dummies(session: bytes, count: int) -> list[bytes]:
 
 def random_points(randomness: Randomness, count: int) -> list[bytes]:
     """Uniform elements for padding."""
-    return [
-        bytes(rbcl.crypto_core_ristretto255_from_hash(randomness(64))) for _ in range(count)
-    ]
+    return [bytes(rbcl.crypto_core_ristretto255_from_hash(randomness(64))) for _ in range(count)]
 
 
 def new_scalar(randomness: Randomness) -> bytes:

@@ -71,7 +71,9 @@ def discrete_gaussian(randomness: Randomness, variance: int, count: int) -> NDAr
     have = 0
     while have < count:
         draw = _laplace(randomness, scale, 2 * (count - have) + 16)
-        draw = draw[np.abs(draw) <= 64 * scale]  # products stay under 2^63; the Gaussian has e^-2048 beyond
+        draw = draw[
+            np.abs(draw) <= 64 * scale
+        ]  # products stay under 2^63; the Gaussian has e^-2048 beyond
         offset = np.abs(draw) * scale - variance
         gamma = offset.astype(np.float64) ** 2 / (2.0 * variance * scale * scale)
 

@@ -10,7 +10,7 @@ That is a stricter rule than the double mask's and saves a message round (docs/d
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np

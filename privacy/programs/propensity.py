@@ -120,7 +120,11 @@ class Propensity:
         values = finite_state(state, 3 * d + 3)
         if np.abs(values).max() > 1e12:
             raise ParameterError("propensity state out of range")
-        self.weights, self.velocity, self.average = values[:d], values[d : 2 * d], values[2 * d : -3]
+        self.weights, self.velocity, self.average = (
+            values[:d],
+            values[d : 2 * d],
+            values[2 * d : -3],
+        )
         self.people, self.platt = float(values[-3]), values[-2:]
 
     def result(self) -> dict[str, Any]:

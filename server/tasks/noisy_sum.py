@@ -15,7 +15,8 @@ import numpy as np
 
 from privacy import accounting
 from privacy.errors import ProtocolError, RoundFailed
-from privacy.noisy_sum import encoding, rounds as masked_rounds
+from privacy.noisy_sum import encoding
+from privacy.noisy_sum import rounds as masked_rounds
 from privacy.programs.columns import Floats
 from privacy.programs.program import Program, plan_digest, state_digest
 from protos import wire
@@ -167,9 +168,7 @@ class NoisySumDrive:
             )
         except ProtocolError:
             raise RoundFailed("a release could not be unmasked; start the job again") from None
-        variance = accounting.share_variance(
-            encoding.SENSITIVITY, release.mu2, self.roster.honest
-        )
+        variance = accounting.share_variance(encoding.SENSITIVITY, release.mu2, self.roster.honest)
         scale = release.clip / encoding.SENSITIVITY
         deviation = float(np.sqrt(len(vectors) * variance)) * scale
         return encoding.from_ring(total, release.clip), deviation

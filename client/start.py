@@ -1,0 +1,80 @@
+"""``tallystick-partner start``: one command, two processes, the gate and the node.
+
+The node may end at any time (Flower's code does so on purpose); the gate does not notice. With a
+stock SuperNode there are three: the gate, ``flower-supernode`` and our executor beside it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from client.home import Home, write_private
+from privacy.errors import ConfigError
+from protos.supervise import Child, run
+
+
+def start(home: Home, *, stock: bool = False, ready: Callable[[], None] = lambda: None) -> None:
+    """Run until a signal comes. Raises ConfigError if it cannot start."""
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+    home.contract()
+    home.identity()
+    home.prepare()
+    _check_socket_length(home.socket)
+    gate = Child("gate", [sys.executable, "-m", "client.service", str(home.root)], _log(home, "gate"))
+    nodes = _stock(home) if stock else [_node(home)]
+    run([gate, *nodes], ready=ready)
+
+
+def _log(home: Home, name: str) -> Path:
+    return home.state / f"{name}.log"
+
+
+def _node(home: Home, *more: str) -> Child:
+    command = [sys.executable, "-m", "client.node", str(home.root), *more]
+    return Child("node", command, _log(home, "node"))
+
+
+def _check_socket_length(path: Path) -> None:
+    if len(str(path).encode()) > 100:
+        raise ConfigError(str(path), "path too long for a Unix socket; use a shorter folder")
+
+
+def _stock(home: Home) -> list[Child]:
+    """An unmodified SuperNode in process isolation, and our executor that unpacks nothing."""
+    program = shutil.which("flower-supernode", path=str(Path(sys.executable).parent)) or (
+        shutil.which("flower-supernode")
+    )
+    if program is None:
+        raise ConfigError("flower-supernode", "is not installed beside this Python")
+    contract = home.contract()
+    secret = home.keys / "runtime.secret"
+    if not secret.exists():
+        write_private(secret, os.urandom(32).hex().encode())
+    authority = home.state / "authority.pem"
+    authority.write_text(contract.coordinator.authority)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder = home.state / "supernode"
+    folder.mkdir(exist_ok=True)
+    command = [
+        program,
+        "--superlink", contract.coordinator.link,
+        "--root-certificates", str(authority),
+        "--auth-supernode-private-key", str(home.keys / "node.key"),
+        "--host", "127.0.0.1",
+        "--port", str(port),
+        "--isolation", "process",
+        "--superexec-auth-secret-file", str(secret),
+    ]  # fmt: skip
+    supernode = Child(
+        "supernode", command, _log(home, "supernode"), {"FLWR_HOME": str(folder)}
+    )
+    executor = _node(home, "--runtime", f"127.0.0.1:{port}", "--secret-file", str(secret))
+    return [supernode, executor]
