@@ -272,3 +272,6 @@ def _store(partner: Home) -> Store:
 
 
 main = console.entry(app)
+
+if __name__ == "__main__":
+    main()

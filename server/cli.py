@@ -228,3 +228,6 @@ def _fingerprint(home: Home) -> str:
 
 
 main = console.entry(app)
+
+if __name__ == "__main__":
+    main()

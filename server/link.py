@@ -168,8 +168,14 @@ class CallLog(EventLogWriterPlugin):  # type: ignore[misc]
         )
 
     def write_log(self, log_entry: LogEntry) -> None:
-        """Append one line; polls and heartbeats that went well are left out."""
-        if log_entry.event.action.lower().endswith(CHATTY) and log_entry.status != "failed":
+        """Append one line; polls and heartbeats that went well are left out.
+
+        Control calls leave a line when they start and when they end, the others when they end.
+        """
+        action = log_entry.event.action.lower()
+        if action.endswith(CHATTY) and log_entry.status != "failed":
+            return
+        if log_entry.status == "started" and "/control/" not in action:
             return
         with self._lock:
             line = dataclasses.asdict(log_entry) | {"prev": self._previous}
