@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -114,10 +114,10 @@ class Line:
 Tables = dict[str, dict[str, Floats]]
 
 
-def make_tables(data: Path | None) -> Tables:
+def make_tables(data: Path | None, names: Sequence[str] = PARTNERS) -> Tables:
     """Each partner's customers: features from its own purchases, ``customer`` as the key."""
     purchases = datasets.load_cdnow(datasets.find_cdnow(data))
-    split = datasets.overlapping_split(purchases, PARTNERS, OVERLAP, seed=7)
+    split = datasets.overlapping_split(purchases, names, OVERLAP, seed=7)
     return {name: datasets.customers(part) for name, part in split.items()}
 
 

@@ -40,7 +40,7 @@ def _one(value: str | None) -> str | None:
     if _OLD.fullmatch(text):
         body = text[:6] + "19" + text[6:]
         text = body + check_digit(body)
-    if not _NEW.fullmatch(text) or text[:2] not in _PROVINCES:
+    if not _NEW.fullmatch(text) or _region(text) not in _PROVINCES:
         return None
     if check_digit(text[:17]) != text[17]:
         return None
@@ -49,3 +49,8 @@ def _one(value: str | None) -> str | None:
     except ValueError:
         return None
     return text if born.year >= 1850 else None
+
+
+def _region(text: str) -> str:
+    """Province code; permanent residence cards of foreigners (2023) write 9 before it."""
+    return text[1:3] if text[0] == "9" else text[:2]

@@ -1,0 +1,1 @@
+"""Benchmarks: every figure the documentation names comes from one of these."""

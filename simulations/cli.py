@@ -1,0 +1,109 @@
+"""``tallystick-lab``: what a researcher runs."""
+
+from __future__ import annotations
+
+import json
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from privacy.errors import ParameterError
+from protos import console
+
+app = console.new_app("Simulate an alliance, run the demo, print the benchmarks.")
+
+DataOption = Annotated[
+    Path | None, typer.Option("--data", help="folder with data files the installation lacks")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object")]
+
+
+class Bench(StrEnum):
+    """The benchmarks."""
+
+    ROUNDS = "rounds"
+    SEGMENT = "segment"
+    PROPENSITY = "propensity"
+
+
+@app.command()
+def demo(
+    data: DataOption = None,
+    as_json: JsonOption = False,
+    keep: Annotated[bool, typer.Option("--keep", help="keep the folders to look at")] = False,
+) -> None:
+    """Run a real alliance of three on this machine: five jobs, their price, the pooled figures."""
+    from simulations import demo as show
+
+    show.main(data, as_json, keep)
+
+
+@app.command()
+def run(
+    job: Annotated[Path, typer.Argument(help="job.toml over the CDNOW columns")],
+    partners: Annotated[int, typer.Option(help="how many partners to simulate")] = 3,
+    seed: Annotated[int | None, typer.Option(help="reproducible noise; research only")] = None,
+    data: DataOption = None,
+) -> None:
+    """Run a job in one process: the same programs and gates, no network; CDNOW split at random."""
+    from privacy.randomness import stream
+    from protos import jobs
+    from simulations import demo as show
+    from simulations.alliances import create
+    from simulations.room import Room
+
+    if not 2 <= partners <= 100:
+        raise ParameterError("--partners must be between 2 and 100")
+    wanted = jobs.load(job)
+    names = [f"partner{i + 1:02d}" for i in range(partners)]
+    randomness = os.urandom if seed is None else stream(seed.to_bytes(32, "big"))
+    with show.workplace(keep=False) as root:
+        settings = show.write_tables(show.make_tables(data, names), root)
+        alliance = create(root, names, show.TERMS, settings)
+        with Room(alliance, randomness=randomness) as room:
+            outcome = room.run(wanted)
+    mu2 = wanted.mu2(alliance.contract)
+    shown: dict[str, Any] = {
+        "simulated": True,
+        "partners": partners,
+        "epsilon": wanted.epsilon,
+        "epsilon_person": alliance.contract.per_person(mu2) if mu2 else 0.0,
+        "rounds": outcome.traffic.rounds,
+        "bytes": outcome.traffic.bytes_in + outcome.traffic.bytes_out,
+        "seconds": round(outcome.seconds, 2),
+        "result": outcome.result,
+    }
+    typer.echo(json.dumps(shown, indent=2))
+
+
+@app.command()
+def bench(
+    which: Annotated[Bench, typer.Argument(help="what to measure")],
+    data: DataOption = None,
+    as_json: JsonOption = False,
+    quick: Annotated[bool, typer.Option("--quick", help="a smaller run, in seconds")] = False,
+    peer_python: Annotated[
+        Path | None,
+        typer.Option("--peer-python", help="Python of an environment that holds peers, if any"),
+    ] = None,
+) -> None:
+    """Print a benchmark's table."""
+    from simulations.bench import learning, report, rounds
+
+    if peer_python is not None and not peer_python.is_file():
+        raise ParameterError("--peer-python: no such file")
+    measure = {
+        Bench.ROUNDS: rounds.rounds,
+        Bench.SEGMENT: learning.segment,
+        Bench.PROPENSITY: learning.propensity,
+    }[which]
+    typer.echo(report.render(str(which), measure(data, quick, peer_python), as_json))
+
+
+main = console.entry(app)
+
+if __name__ == "__main__":
+    main()

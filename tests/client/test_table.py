@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pytest
+
+from client.table import Snapshot, Source, fold_of, read
+from privacy.errors import DataError
+from tests.conftest import COLUMNS, HEAD, data_settings, write_csv
+from simulations import datasets
+
+DECLARED = datasets.declared({k: v for k, v in COLUMNS.items() if k != "region"}) | {
+    "region": __import__("privacy.programs.columns", fromlist=["Category"]).Category(
+        "region", ("north", "south", "east")
+    )
+}
+WANTED = ["age", "region", "returned", "spend"]
+
+
+def _source(path: Path, table: str | None = None) -> Source:
+    settings = data_settings(path)
+    return Source(settings["source"], "id", settings["columns"], settings["identifiers"], table)
+
+
+def _same(one: Snapshot, other: Snapshot) -> bool:
+    return bool((one.key == other.key).all()) and all(
+        bool((one.rows[name] == other.rows[name]).all()) for name in one.rows
+    )
+
+
+def test_every_format_reads_alike(tmp_path: Path) -> None:
+    csv = tmp_path / "t.csv"
+    write_csv(csv, range(120))
+    plain, report = read(_source(csv), DECLARED, WANTED, identifiers=["email"])
+    assert (report.rows, report.people, plain.people) == (120, 120, 120)
+    query = f"SELECT * FROM read_csv('{csv}')"
+    duckdb.execute(f"COPY ({query}) TO '{tmp_path / 't.parquet'}' (FORMAT parquet)")
+    with duckdb.connect(str(tmp_path / "t.duckdb")) as db:
+        db.execute(f"CREATE TABLE people AS {query}")
+    assert _same(plain, read(_source(tmp_path / "t.parquet"), DECLARED, WANTED)[0])
+    assert _same(plain, read(_source(tmp_path / "t.duckdb", "people"), DECLARED, WANTED)[0])
+    assert plain.identifiers["email"][0] == "user0@example.com"
+    again = Snapshot.from_bytes(plain.to_bytes())
+    assert _same(plain, again)
+
+
+def test_bad_rows_are_counted_never_dropped_in_silence(tmp_path: Path) -> None:
+    csv = tmp_path / "t.csv"
+    csv.write_text(
+        HEAD + "\n"
+        "a,30,10,north,1,,\n"
+        "b,oops,10,north,1,,\n"
+        "c,200,10,north,0,,\n"
+        "d,30,,south,1,,\n"
+        "e,30,10,west,1,,\n"
+        "f,30,10,east,7,,\n"
+        ",30,10,east,1,,\n"
+        "a,31,10,east,1,,\n"
+        "g,30,10,east,1,,,too,many\n"
+    )
+    snapshot, report = read(_source(csv), DECLARED, WANTED)
+    assert snapshot.key.tolist() == ["a", "c"]
+    assert report.unusable == {"age": 1, "spend": 1, "region": 1}
+    assert report.clipped == {"age": 1}
+    assert report.without_person == 1
+    assert report.over_rows_per_person == 1
+    assert report.malformed_lines == 1
+    assert snapshot.rows["age"].tolist() == [30.0, 90.0]
+
+
+def test_rows_per_person_is_a_bound(tmp_path: Path) -> None:
+    csv = tmp_path / "t.csv"
+    csv.write_text(HEAD + "\n" + "a,30,10,north,1,,\n" * 5 + "b,30,10,north,1,,\n")
+    snapshot, report = read(_source(csv), DECLARED, WANTED, rows_per_person=3)
+    assert (snapshot.count, snapshot.people, report.over_rows_per_person) == (4, 2, 2)
+    assert snapshot.starts().tolist() == [0, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("absent.csv", None, "file not found"),
+        ("t.xlsx", b"x", "use .csv"),
+        ("t.parquet", b"PAR1 cut short", "complete"),
+        ("t.duckdb", b"not a database", "complete"),
+        ("t.csv", b"", "does not exist|complete"),
+    ],
+)
+def test_unreadable_sources(tmp_path: Path, name: str, content: bytes | None, reason: str) -> None:
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=reason):
+        read(_source(path, "people"), DECLARED, WANTED)
+
+
+def test_unknown_columns_are_named(tmp_path: Path) -> None:
+    csv = tmp_path / "t.csv"
+    csv.write_text("id,age\na,30\n")
+    with pytest.raises(DataError, match="does not exist"):
+        read(_source(csv), DECLARED, ["age", "spend"])
+    with pytest.raises(DataError, match="column height"):
+        read(_source(csv), DECLARED, ["height"])
+
+
+def test_an_empty_table_has_no_people(tmp_path: Path) -> None:
+    csv = tmp_path / "t.csv"
+    csv.write_text(HEAD + "\n")
+    snapshot, report = read(_source(csv), DECLARED, WANTED)
+    assert (snapshot.count, report.people) == (0, 0)
+
+
+def test_messages_hold_no_values(tmp_path: Path) -> None:
+    csv = tmp_path / "t.csv"
+    csv.write_text('id,age\n"unclosed secret-value,30\n')
+    with pytest.raises(DataError) as caught:
+        read(_source(csv), DECLARED, ["age", "spend"])
+    assert "secret" not in str(caught.value)
+
+
+def test_folds_are_uniform_and_public() -> None:
+    digests, fold = fold_of([f"k{i}" for i in range(20_000)])
+    assert len(set(digests.tolist())) == 20_000
+    counts = np.histogram(fold, 20, (0, 1))[0]
+    assert (np.abs(counts - 1000) < 6 * np.sqrt(1000)).all()
+
+
+POSTGRES = Path("/usr/lib/postgresql/15/bin")
+
+
+@pytest.fixture
+def postgres() -> Iterator[str]:
+    """A server of our own, as an unprivileged user: ``initdb`` refuses root."""
+    if not (POSTGRES / "initdb").exists():
+        pytest.skip("PostgreSQL 15's server binaries are not installed")
+    pytest.importorskip("psycopg")
+    prefix: list[str] = []
+    root = Path(tempfile.mkdtemp(prefix="pg-"))
+    if os.geteuid() == 0:
+        user = "postgres" if "postgres" in {p.pw_name for p in pwd.getpwall()} else "nobody"
+        shutil.chown(root, user)
+        prefix = ["setpriv", f"--reuid={user}", f"--regid={pwd.getpwnam(user).pw_gid}", "--clear-groups"]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    data = root / "data"
+    run = {"check": True, "capture_output": True, "cwd": root}
+    subprocess.run([*prefix, str(POSTGRES / "initdb"), "-D", str(data), "-U", "tally", "-A", "trust"], **run)  # type: ignore[call-overload]
+    server = subprocess.Popen(
+        [*prefix, str(POSTGRES / "postgres"), "-D", str(data), "-p", str(port), "-k", str(root),
+         "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"],
+        cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        import time
+
+        for _ in range(100):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            time.sleep(0.1)
+        time.sleep(0.5)
+        yield f"postgresql://tally@127.0.0.1:{port}/postgres"
+    finally:
+        server.terminate()
+        server.wait(20)
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def test_postgresql(postgres: str, tmp_path: Path) -> None:
+    import psycopg
+
+    csv = tmp_path / "t.csv"
+    write_csv(csv, range(80))
+    with psycopg.connect(postgres) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE crm (id text, age int, spend float8, region text,"
+                       " returned bool, mail text, mobile text)")  # fmt: skip
+        with cursor.copy("COPY crm FROM STDIN WITH (FORMAT csv, HEADER)") as copy:
+            copy.write(csv.read_text())
+    settings = data_settings(csv)
+    source = Source(postgres, "id", settings["columns"], settings["identifiers"], "crm")
+    before = set(Path(tempfile.gettempdir()).glob("tallystick-*.csv"))
+    found, _ = read(source, DECLARED, WANTED, identifiers=["email"])
+    assert _same(read(_source(csv), DECLARED, WANTED)[0], found)
+    assert set(Path(tempfile.gettempdir()).glob("tallystick-*.csv")) == before
+    for table, reason in (("nothing", "table does not exist"), (None, "data.table is missing")):
+        lost = Source(postgres, "id", settings["columns"], {}, table)
+        with pytest.raises(DataError, match=reason):
+            read(lost, DECLARED, WANTED)
+    gone = Source("postgresql://tally@127.0.0.1:1/x", "id", settings["columns"], {}, "crm")
+    with pytest.raises(DataError, match="running and reachable"):
+        read(gone, DECLARED, WANTED)
