@@ -149,8 +149,17 @@ def read(
             selected.append(f"CAST({_quoted(source.identifiers[name])} AS VARCHAR)")
         order = ", ".join(str(i + 1) for i in range(len(selected)))
         names = ", ".join(f"{text} AS c{i}" for i, text in enumerate(selected))
+        raw = dict.fromkeys(
+            [source.person, *(source.columns[n] for n in wanted)]
+            + [source.identifiers[n] for n in identifiers]
+        )
         with _data_errors(source):
-            fetched = db.execute(f"SELECT {names} FROM {relation} ORDER BY {order}").fetchnumpy()
+            # Read first, convert afterwards: DuckDB 2 moves TRY_CAST into the CSV reader, which then
+            # rejects whole lines for one bad cell.
+            db.execute(
+                f"CREATE TEMP TABLE snapshot AS SELECT {', '.join(map(_quoted, raw))} FROM {relation}"
+            )
+            fetched = db.execute(f"SELECT {names} FROM snapshot ORDER BY {order}").fetchnumpy()
             report.malformed_lines = malformed(db)
     arrays = [fetched[f"c{i}"] for i in range(len(selected))]
     return _snapshot(arrays, columns, wanted, identifiers, rows_per_person, report)

@@ -100,7 +100,7 @@ class NoisySumDrive:
     def finish(self, model: bytes) -> list[wire.Signed]:
         """Deliver the model, let the partners erase the job's keys; their signed heads."""
         request = wire.Request(finish=wire.Finish(model=model))
-        answers = self.rounds.ask(dict.fromkeys(self.roster.parties, request))
+        answers = self._ask_all(dict.fromkeys(self.roster.parties, request))
         return [answer.finish.head for answer in answers.values()]
 
     def _hello_and_prepare(self) -> None:
@@ -119,11 +119,15 @@ class NoisySumDrive:
     def _release(self, indexes: list[int]) -> dict[int, tuple[Floats, float]]:
         state = self.program.state()
         requests = {name: self._request(name, indexes, state) for name in self.roster.parties}
-        enough = self.roster.threshold if self.roster.dropouts else None
-        grace = self.grace if self.roster.dropouts else None
-        answers = self.rounds.ask(requests, enough=enough, grace=grace)
+        answers = self._ask_all(requests)
         self._introduced |= set(answers)
         return {index: self._open(index, answers, state) for index in indexes}
+
+    def _ask_all(self, requests: Mapping[str, wire.Request]) -> dict[str, wire.ReplyBody]:
+        """Everyone; after a grace, without those whom the contract lets drop out."""
+        if not self.roster.dropouts:
+            return self.rounds.ask(requests)
+        return self.rounds.ask(requests, enough=self.roster.threshold, grace=self.grace)
 
     def _request(self, name: str, indexes: list[int], state: Floats) -> wire.Request:
         release = wire.Release(indexes=indexes, state=state.astype("<f8").tobytes())

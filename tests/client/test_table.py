@@ -16,13 +16,12 @@ import pytest
 
 from client.table import Snapshot, Source, fold_of, read
 from privacy.errors import DataError
+from privacy.programs.columns import Category
 from tests.conftest import COLUMNS, HEAD, data_settings, write_csv
 from simulations import datasets
 
 DECLARED = datasets.declared({k: v for k, v in COLUMNS.items() if k != "region"}) | {
-    "region": __import__("privacy.programs.columns", fromlist=["Category"]).Category(
-        "region", ("north", "south", "east")
-    )
+    "region": Category("region", ("north", "south", "east"))
 }
 WANTED = ["age", "region", "returned", "spend"]
 
@@ -70,7 +69,7 @@ def test_bad_rows_are_counted_never_dropped_in_silence(tmp_path: Path) -> None:
     )
     snapshot, report = read(_source(csv), DECLARED, WANTED)
     assert snapshot.key.tolist() == ["a", "c"]
-    assert report.unusable == {"age": 1, "spend": 1, "region": 1}
+    assert report.unusable == {"age": 1, "spend": 1, "region": 1, "returned": 1}
     assert report.clipped == {"age": 1}
     assert report.without_person == 1
     assert report.over_rows_per_person == 1
