@@ -79,7 +79,9 @@ def sign(
     partner, terms = Home(home), alliance.load(contract)
     setup.check_before_signing(partner, terms, now)
     privacy = terms.privacy
-    typer.echo(f"{terms.name}, until {terms.expires:%Y-%m-%d}, contract {terms.digest().hex()[:16]}")
+    typer.echo(
+        f"{terms.name}, until {terms.expires:%Y-%m-%d}, contract {terms.digest().hex()[:16]}"
+    )
     typer.echo(
         f"epsilon {privacy.epsilon:g} for a customer here, {privacy.epsilon_per_person:g} for a "
         f"person at {privacy.partners_per_person} partners, in {privacy.period_days} days, "
@@ -121,7 +123,8 @@ def start(
     stock_supernode: Annotated[
         bool,
         typer.Option(
-            "--stock-supernode", help="run beside an unmodified flower-supernode instead of our node"
+            "--stock-supernode",
+            help="run beside an unmodified flower-supernode instead of our node",
         ),
     ] = False,
     home: HomeOption = HERE,
@@ -228,7 +231,9 @@ def score(
         raise DataError("no usable rows to score")
     values = scorer.score(snapshot.rows)
     pairs = zip(snapshot.key, values, strict=True)
-    lines = "".join(f'"{str(key).replace(chr(34), chr(34) * 2)}",{value:.6g}\n' for key, value in pairs)
+    lines = "".join(
+        f'"{str(key).replace(chr(34), chr(34) * 2)}",{value:.6g}\n' for key, value in pairs
+    )
     write_private(out, f"person,{model}\n{lines}".encode())
     typer.echo(f"scored {snapshot.count} rows into {out}")
 
@@ -267,8 +272,6 @@ def _store(partner: Home) -> Store:
     if not partner.database.exists():
         raise ConfigError("state", "nothing has run here yet; `start` first")
     return Store(partner.database, partner.storage_key(), os.urandom)
-
-
 
 
 main = console.entry(app)

@@ -73,4 +73,6 @@ def open_stream(home: Home, job: str) -> ExchangeStream:
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 20_000),
     ]
-    return ExchangeStream(grpc.secure_channel(contract.coordinator.exchange, credentials, options), job)
+    return ExchangeStream(
+        grpc.secure_channel(contract.coordinator.exchange, credentials, options), job
+    )

@@ -39,6 +39,7 @@ from flwr.supercore.inflatable.inflatable_object import (
     no_object_id_recompute,
 )
 from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPullError,
     inflate_object_from_contents,
     pull_objects,
     push_object_contents_from_iterable,
@@ -65,6 +66,8 @@ POLL = 0.1
 """Seconds between looks for messages; faster polling makes the link slower."""
 OBJECT_PAUSE = 0.03
 """Seconds before an object that is still being pushed is asked for again; Flower waits a second."""
+OBJECT_PATIENCE = 8.0
+"""Seconds until a message whose sender died while pushing it is given up."""
 CONNECT_RETRIES = 2
 """Then the process ends and the supervisor starts it afresh."""
 EXPECTED_TYPE = "query.tallystick"
@@ -101,8 +104,8 @@ def agent_node(home: Home, app: ClientApp) -> None:
             try:
                 if not _one(app, node_id, receive, send, pull_object, push_object, confirm):
                     time.sleep(POLL)
-            except RunNotRunningException:
-                log.info("a run ended before it was answered")
+            except (RunNotRunningException, ObjectPullError):
+                log.info("a message was given up: its run ended, or it never came whole")
             except httpx.HTTPStatusError as error:
                 log.warning("link answered %s", error.response.status_code)
                 if error.response.status_code in (401, 403, 404, 412):
@@ -129,7 +132,8 @@ def _one(
         [node.object_id for node in iterate_object_tree(tree)],
         pull_object_fn=lambda object_id: pull_object(run_id, object_id),
         initial_backoff=OBJECT_PAUSE,
-        backoff_cap=1.0,
+        backoff_cap=0.5,
+        max_time=OBJECT_PATIENCE,
     )
     confirm(run_id, head.metadata.message_id)
     message = inflate_object_from_contents(head.metadata.message_id, contents)

@@ -82,9 +82,7 @@ class GateClient:
     def handle(self, envelope: bytes, delivery: Delivery) -> bytes:
         """One envelope in, one reply out. Raises RuntimeError without details if it cannot."""
         try:
-            return bytes(
-                self._call(_pack(envelope, delivery), timeout=WAIT, wait_for_ready=True)
-            )
+            return bytes(self._call(_pack(envelope, delivery), timeout=WAIT, wait_for_ready=True))
         except grpc.RpcError as error:
             raise RuntimeError(f"gate: {error.code().name}") from None
 

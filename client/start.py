@@ -26,7 +26,9 @@ def start(home: Home, *, stock: bool = False, ready: Callable[[], None] = lambda
     home.identity()
     home.prepare()
     _check_socket_length(home.socket)
-    gate = Child("gate", [sys.executable, "-m", "client.service", str(home.root)], _log(home, "gate"))
+    gate = Child(
+        "gate", [sys.executable, "-m", "client.service", str(home.root)], _log(home, "gate")
+    )
     nodes = _stock(home) if stock else [_node(home)]
     run([gate, *nodes], ready=ready)
 
@@ -73,8 +75,6 @@ def _stock(home: Home) -> list[Child]:
         "--isolation", "process",
         "--superexec-auth-secret-file", str(secret),
     ]  # fmt: skip
-    supernode = Child(
-        "supernode", command, _log(home, "supernode"), {"FLWR_HOME": str(folder)}
-    )
+    supernode = Child("supernode", command, _log(home, "supernode"), {"FLWR_HOME": str(folder)})
     executor = _node(home, "--runtime", f"127.0.0.1:{port}", "--secret-file", str(secret))
     return [supernode, executor]

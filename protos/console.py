@@ -62,12 +62,15 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     widths = [max(len(head[i]), *(len(row[i]) for row in texts), 0) if texts else len(head[i])
               for i in range(len(head))]  # fmt: skip
     right = [
-        bool(rows) and all(isinstance(row[i], (int, float)) or _numeric(str(row[i])) for row in rows)
+        bool(rows)
+        and all(isinstance(row[i], (int, float)) or _numeric(str(row[i])) for row in rows)
         for i in range(len(head))
     ]
 
     def line(cells: Sequence[str]) -> str:
-        parts = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(cells, widths, right, strict=True)]
+        parts = [
+            c.rjust(w) if r else c.ljust(w) for c, w, r in zip(cells, widths, right, strict=True)
+        ]
         return "  ".join(parts).rstrip()
 
     return "\n".join([line(list(head)), "  ".join("-" * w for w in widths), *map(line, texts)])

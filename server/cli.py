@@ -64,7 +64,9 @@ def invite(
 
 @app.command()
 def admit(
-    file: Annotated[Path, typer.Argument(help="a partner's application, or a signed contract copy")],
+    file: Annotated[
+        Path, typer.Argument(help="a partner's application, or a signed contract copy")
+    ],
     home: HomeOption = HERE,
 ) -> None:
     """Take a partner's application, or the signatures in a copy of the contract."""

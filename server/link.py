@@ -107,6 +107,9 @@ client_app = ClientApp()  # partners run their own, installed one
 OBJECT_PAUSE = 0.03
 """Seconds before an object that is still being pushed is asked for again."""
 
+OBJECT_PATIENCE = 8.0
+"""Seconds until a reply whose sender died while pushing it is asked for afresh."""
+
 CHATTY = ("pull-messages", "pullmessages", "heartbeat")
 
 
@@ -153,7 +156,9 @@ class CallLog(EventLogWriterPlugin):  # type: ignore[misc]
         status = "failed" if isinstance(response, BaseException) else "completed"
         return self._entry(request, context, account_info, method_name, status)
 
-    def _entry(self, request: Any, context: Any, account: Any, method: str, status: str) -> LogEntry:
+    def _entry(
+        self, request: Any, context: Any, account: Any, method: str, status: str
+    ) -> LogEntry:
         node = getattr(getattr(request, "node", None), "node_id", None)
         content = getattr(getattr(request, "fab", None), "content", b"")
         bundle = hashlib.sha256(content).hexdigest() if content else None
@@ -322,7 +327,10 @@ def work(home: Home, job_id: str) -> None:
     authority = home.key("ca.pem")
     # A reply is visible before its objects are pushed; Flower then waits a whole second.
     http_grid.pull_objects = functools.partial(
-        http_grid.pull_objects, initial_backoff=OBJECT_PAUSE, backoff_cap=1.0
+        http_grid.pull_objects,
+        initial_backoff=OBJECT_PAUSE,
+        backoff_cap=0.5,
+        max_time=OBJECT_PATIENCE,
     )
     token = _acquire(home, address, authority)
     grid = HttpGrid(

@@ -61,9 +61,7 @@ def run(
     return program.result()
 
 
-def split(
-    rows: dict[str, Floats], keys: Sequence[str], partners: int, seed: int
-) -> list[Snapshot]:
+def split(rows: dict[str, Floats], keys: Sequence[str], partners: int, seed: int) -> list[Snapshot]:
     """Rows dealt to ``partners`` at random."""
     at = np.random.default_rng(seed).integers(0, partners, len(keys))
     names = np.array(keys)

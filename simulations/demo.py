@@ -227,15 +227,16 @@ class Compare:
         points = pooled.unit_points(self.columns, datasets.RFM, self.rows)
         ours = inertia(points, np.array(result["model"]["centres"]))
         _, best = pooled.lloyd(self.columns, datasets.RFM, self.rows, SEGMENTS)
-        return f"{SEGMENTS} segments, inertia {ours:.0f}", f"inertia {best:.0f} ({ours / best:.3f} x)"
+        return (
+            f"{SEGMENTS} segments, inertia {ours:.0f}",
+            f"inertia {best:.0f} ({ours / best:.3f} x)",
+        )
 
     def _held(self) -> tuple[Any, Floats, Floats]:
         held = self.rows["fold"] < 0.2
         rows = {name: values[held] for name, values in self.rows.items()}
         train = {name: values[~held] for name, values in self.rows.items()}
-        weights = pooled.logistic(
-            self.columns, datasets.CDNOW_FEATURES, train, train["returned"]
-        )
+        weights = pooled.logistic(self.columns, datasets.CDNOW_FEATURES, train, train["returned"])
         return rows, rows["returned"], weights
 
     def _propensity(self, result: dict[str, Any]) -> tuple[str, str]:
@@ -332,7 +333,16 @@ def _ledgers(alliance: Alliance) -> dict[str, dict[str, float]]:
 
 def render(outcome: dict[str, Any]) -> str:
     """The closing table."""
-    head = ["job", "result", "pooled, not private", "eps/partner", "eps/person", "rounds", "s", "bytes"]
+    head = [
+        "job",
+        "result",
+        "pooled, not private",
+        "eps/partner",
+        "eps/person",
+        "rounds",
+        "s",
+        "bytes",
+    ]
     rows = [list(line.values()) for line in outcome["jobs"]]
     lines = [console.table(head, rows), ""]
     ledger_rows: list[list[object]] = [
@@ -390,7 +400,8 @@ def main(data: Path | None, as_json: bool, keep: bool) -> None:
         def watch(row: JobRow) -> None:
             if row.planned:
                 progress.update(
-                    task, description=f"{row.job().kind} {row.name}: {row.done}/{row.planned} releases"
+                    task,
+                    description=f"{row.job().kind} {row.name}: {row.done}/{row.planned} releases",
                 )
 
         outcome = run(data, keep=keep, tell=tell, watch=watch)

@@ -58,7 +58,10 @@ class Live:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
     ) -> None:
         self.stop()
 
@@ -78,6 +81,11 @@ class Live:
         for name, partner in self.alliance.partners.items():
             log = partner.state / "node.log"
             while not (log.exists() and "is connected" in log.read_text(errors="replace")):
+                child = self.partners[name]
+                if not child.running() or not self.coordinator.running():
+                    failed = child if not child.running() else self.coordinator
+                    said = failed.log.read_text(errors="replace").strip().splitlines()
+                    raise RoundFailed(f"{failed.name} ended: {said[-1] if said else 'no word'}")
                 if time.monotonic() > deadline:
                     raise RoundFailed(f"{name} did not connect; see {log}")
                 time.sleep(0.1)

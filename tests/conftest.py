@@ -131,5 +131,7 @@ def shared(*parts: str) -> Path:
     base = Path(os.environ.get("TALLYSTICK_SHARED", str(ROOT.parent / "shared")))
     path = base.joinpath(*parts)
     if not path.exists():
-        pytest.skip(f"{'/'.join(parts)} is not here; set TALLYSTICK_SHARED to the folder that holds it")
+        pytest.skip(
+            f"{'/'.join(parts)} is not here; set TALLYSTICK_SHARED to the folder that holds it"
+        )
     return path

@@ -83,7 +83,9 @@ def rounds(data: Path | None, quick: bool, peer_python: Path | None = None) -> l
         with live.Live(alliance) as running:
             running.ready()
             time.sleep(SETTLE)
-            partner = max(live.memory(c.process.pid) for c in running.partners.values() if c.process)
+            partner = max(
+                live.memory(c.process.pid) for c in running.partners.values() if c.process
+            )
             coordinator = live.memory(running.coordinator.process.pid) if (
                 running.coordinator.process
             ) else 0.0  # fmt: skip
@@ -96,9 +98,13 @@ def rounds(data: Path | None, quick: bool, peer_python: Path | None = None) -> l
     # hello and prepare first, finish last; what is between are releases, one round each at d = 0
     releases = taken[2:-1]
     return [
-        at_most("3 partners, TLS", "message round, median", statistics.median(taken), "s", 0.3, peer),
+        at_most(
+            "3 partners, TLS", "message round, median", statistics.median(taken), "s", 0.3, peer
+        ),
         Row("3 partners, TLS", "message round, least", min(taken), "s"),
-        at_most("3 partners, TLS", "masked release, median", statistics.median(releases), "s", 0.6, peer),
+        at_most(
+            "3 partners, TLS", "masked release, median", statistics.median(releases), "s", 0.6, peer
+        ),
         at_most("at rest", "memory of a partner", partner, "MB", 250),
         Row("after a job", "memory of a partner", after, "MB"),
         at_most("at rest", "memory of the coordinator", coordinator, "MB", 300),

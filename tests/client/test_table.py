@@ -148,13 +148,20 @@ def postgres() -> Iterator[str]:
     if os.geteuid() == 0:
         user = "postgres" if "postgres" in {p.pw_name for p in pwd.getpwall()} else "nobody"
         shutil.chown(root, user)
-        prefix = ["setpriv", f"--reuid={user}", f"--regid={pwd.getpwnam(user).pw_gid}", "--clear-groups"]
+        prefix = [
+            "setpriv",
+            f"--reuid={user}",
+            f"--regid={pwd.getpwnam(user).pw_gid}",
+            "--clear-groups",
+        ]
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     data = root / "data"
     run = {"check": True, "capture_output": True, "cwd": root}
-    subprocess.run([*prefix, str(POSTGRES / "initdb"), "-D", str(data), "-U", "tally", "-A", "trust"], **run)  # type: ignore[call-overload]
+    subprocess.run(
+        [*prefix, str(POSTGRES / "initdb"), "-D", str(data), "-U", "tally", "-A", "trust"], **run
+    )  # type: ignore[call-overload]
     server = subprocess.Popen(
         [*prefix, str(POSTGRES / "postgres"), "-D", str(data), "-p", str(port), "-k", str(root),
          "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"],

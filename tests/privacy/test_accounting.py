@@ -13,8 +13,12 @@ from privacy.errors import ParameterError
 
 @pytest.mark.parametrize("mu", [0.05, 0.268, 1.0, 3.0])
 def test_epsilon_agrees_with_googles_accountant(mu: float) -> None:
-    pld = privacy_loss_distribution.from_gaussian_mechanism(1 / mu, value_discretization_interval=1e-4)
-    assert accounting.epsilon_of(mu, 1e-5) == pytest.approx(pld.get_epsilon_for_delta(1e-5), rel=2e-3)
+    pld = privacy_loss_distribution.from_gaussian_mechanism(
+        1 / mu, value_discretization_interval=1e-4
+    )
+    assert accounting.epsilon_of(mu, 1e-5) == pytest.approx(
+        pld.get_epsilon_for_delta(1e-5), rel=2e-3
+    )
 
 
 def test_known_value() -> None:

@@ -178,7 +178,9 @@ def test_one_of_four_may_drop_out(gone: str) -> None:
     vectors.pop(gone, None)
     holders = [p for p in roster.parties if p != gone][:3]
     seeds = {p: {roster.parties.index(h): share_of(p, h)[66:] for h in holders} for p in vectors}
-    mask_shares = {gone: {roster.parties.index(h): share_of(gone, h)[:66] for h in holders}} if gone else {}
+    mask_shares = (
+        {gone: {roster.parties.index(h): share_of(gone, h)[:66] for h in holders}} if gone else {}
+    )
     total = _open(roster, public, vectors, rounds.Opened(seeds, mask_shares))
     expected = sum(v for p, v in totals.items() if p != gone)
     assert (total.view(np.int64) == expected).all()
@@ -197,7 +199,9 @@ def test_a_share_is_bound_to_its_place() -> None:
             masks.open_share(b, masks.public_key(a), context=context, sealed=data)
 
 
-@pytest.mark.parametrize(("parties", "c", "d"), [(1, 1, 0), (3, 1, 1), (2, 2, 0), (4, 0, 0), (5, 1, 2)])
+@pytest.mark.parametrize(
+    ("parties", "c", "d"), [(1, 1, 0), (3, 1, 1), (2, 2, 0), (4, 0, 0), (5, 1, 2)]
+)
 def test_tolerance_is_checked(parties: int, c: int, d: int) -> None:
     with pytest.raises(ParameterError):
         rounds.Roster(tuple("abcdefg"[:parties]), c, d)

@@ -73,7 +73,9 @@ def test_plan_and_contributions_keep_their_word(program: Program) -> None:
 @pytest.mark.parametrize("which", range(4))
 def test_noiseless_results_do_not_depend_on_the_split(which: int, partners: int) -> None:
     rows, keys = _rows(997)
-    alone = central.run(_programs()[which], [central.snapshot(rows, keys)], stream(bytes(32)), "none")
+    alone = central.run(
+        _programs()[which], [central.snapshot(rows, keys)], stream(bytes(32)), "none"
+    )
     split = central.split(rows, keys, partners, seed=3)
     assert central.run(_programs()[which], split, stream(bytes(32)), "none") == alone
 
@@ -208,7 +210,9 @@ def test_rules_select() -> None:
         lambda: Number("n", 1, 1),
         lambda: Category("c", ("a",)),
         lambda: model_from(COLUMNS, {"kind": "tree", "columns": []}),
-        lambda: model_from(COLUMNS, {"kind": "segment", "columns": ["x"], "centres": [[float("nan")]]}),
+        lambda: model_from(
+            COLUMNS, {"kind": "segment", "columns": ["x"], "centres": [[float("nan")]]}
+        ),
         lambda: model_from(COLUMNS, {}),
     ],
 )

@@ -37,7 +37,11 @@ def _edited(found: Alliance, change: Callable[[dict[str, Any]], object]) -> Path
         (lambda c: c["privacy"].update(epsilom=1), "privacy.epsilom", "unknown key"),
         (lambda c: c["columns"]["age"].pop("high"), "columns.age.number.high", "is missing"),
         (lambda c: c["columns"]["age"].update(low=99), "columns.age.number", "low must be under"),
-        (lambda c: c["columns"]["age"].update(low=float("nan")), "columns.age.number.low", "finite"),
+        (
+            lambda c: c["columns"]["age"].update(low=float("nan")),
+            "columns.age.number.low",
+            "finite",
+        ),
         (lambda c: c["privacy"].update(epsilon=0), "privacy.epsilon", "greater than 0"),
         (lambda c: c.pop("purposes"), "purposes", "is missing"),
         (lambda c: c["coordinator"].update(link="nowhere"), "coordinator.link", "HOST:PORT"),
@@ -127,7 +131,9 @@ def test_applications_are_checked(make_alliance: Callable[..., Alliance], tmp_pa
 def test_the_draft_a_coordinator_starts_from_is_valid(tmp_path: Path) -> None:
     from server.home import CoordinatorConfig
 
-    config = CoordinatorConfig(name="c", host="h.example", link_port=1, exchange_port=2, internal_port=3)
+    config = CoordinatorConfig(
+        name="c", host="h.example", link_port=1, exchange_port=2, internal_port=3
+    )
     home = coordinator_setup.init(tmp_path / "c", "club", config, os.urandom, datetime.now(UTC))
     for name in ("one", "two"):
         invitation = coordinator_setup.invite(home, name)
