@@ -22,7 +22,7 @@ app = ClientApp()
 _clients: dict[str, GateClient] = {}
 
 
-@app.query("tallystick")
+@app.query("tallystick")  # type: ignore[untyped-decorator]
 def query(message: Message, context: Context) -> Message:
     """One envelope to the gate. Raises nothing that carries data: Flower would ship the text."""
     record = message.content[RECORD]

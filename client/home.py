@@ -133,7 +133,7 @@ def write_private(path: Path, data: bytes) -> None:
             target.write(data)
             target.flush()
             os.fsync(target.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -119,7 +118,7 @@ def sign(home: Home, path: Path, now: datetime) -> alliance.Contract:
     signed = contract.signed_by(home.config().name, key)
     temporary = path.with_name(path.name + ".new")
     temporary.write_text(alliance.dump(signed), encoding="utf-8")
-    os.replace(temporary, path)
+    temporary.replace(path)
     return signed
 
 

@@ -197,7 +197,7 @@ def _snapshot(
     keys = np.array(texts, dtype=np.str_) if texts else np.empty(0, dtype="<U1")
     held: dict[str, NDArray[np.str_]] = {}
     for name, array in zip(identifiers, arrays[1 + len(wanted) :], strict=True):
-        filled = np.ma.filled(np.ma.asarray(array, dtype=object), "")
+        filled: Any = np.ma.filled(np.ma.asarray(array, dtype=object), "")
         held[name] = np.array([str(v) for v in filled], dtype=np.str_)
     if rows_per_person and keep.any():
         place = np.flatnonzero(keep)
@@ -222,7 +222,7 @@ def _values(column: Column, array: Any) -> Floats:
     masked = np.ma.asarray(array)
     if isinstance(column, Category):
         codes = {value: float(i) for i, value in enumerate(column.values)}
-        filled = np.ma.filled(masked.astype(object), None)
+        filled: Any = np.ma.filled(masked.astype(object), None)
         return np.array([codes.get(v, np.nan) if v is not None else np.nan for v in filled], float)
     values: Floats = np.ma.filled(masked.astype(np.float64), np.nan)
     if isinstance(column, Label):

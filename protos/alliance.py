@@ -244,7 +244,7 @@ class Contract(Strict):
             if text is None:
                 raise ConfigError(f"signatures.{party.name}", "has not signed yet")
             try:
-                signature = identity.base64.b64decode(text, validate=True)
+                signature = identity.decode(text)
                 identity.verify(self.identity_of(party.name), identity.CONTRACT, digest, signature)
             except (ValueError, ProtocolError):
                 raise ConfigError(

@@ -41,10 +41,15 @@ def encode(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
+def decode(text: str) -> bytes:
+    """Inverse of :func:`encode`. Raises ValueError."""
+    return base64.b64decode(text, validate=True)
+
+
 def decode_key(text: str, path: str) -> bytes:
     """32 bytes of a public identity key. Rejects wrong sizes and points of small order."""
     try:
-        data = base64.b64decode(text, validate=True)
+        data = decode(text)
     except ValueError:
         raise ConfigError(path, "is not base64") from None
     if len(data) != 32:

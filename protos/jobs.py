@@ -36,6 +36,7 @@ def parse_measure(text: str) -> Measure:
     found = _MEASURE.fullmatch(text.strip())
     if not found:
         raise ParameterError(f"{text!r}: write count, sum(c), mean(c) or histogram(c, bins)")
+    kind: Any
     kind, column, bins = found.groups()
     if (kind == "count") != (column is None) or (bins and kind != "histogram"):
         raise ParameterError(f"{text!r}: write count, sum(c), mean(c) or histogram(c, bins)")

@@ -47,7 +47,7 @@ class Application(Strict):
         """Raises ConfigError unless signed by the key it names."""
         public = identity.decode_key(self.identity, "identity")
         try:
-            signature = identity.base64.b64decode(self.signature, validate=True)
+            signature = identity.decode(self.signature)
             identity.verify(public, identity.INVITATION, self._body(), signature)
         except (ValueError, ProtocolError):
             raise ConfigError("signature", "does not fit: the file was changed") from None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from flwr.serverapp import Grid, ServerApp
 from privacy.errors import TallystickError
 from privacy.programs.columns import Floats
 from protos import jobs, wire
-from protos.alliance import Contract
 from server.home import Home
 from server.rounds import Delivered, Rounds
 from server.store import JobRow, Store
@@ -34,16 +33,16 @@ app = ServerApp()
 
 
 class GridTransport:
-    """Envelopes as Flower messages. Nodes are known by the keys that the contract names."""
+    """Envelopes as Flower messages. ``nodes`` gives node ids by partner, and is asked again when
+    one is missing."""
 
-    def __init__(self, grid: Grid, contract: Contract, run: int) -> None:
-        self._grid, self._contract, self._run = grid, contract, run
+    def __init__(self, grid: Grid, run: int, nodes: Callable[[], dict[str, int]]) -> None:
+        self._grid, self._run, self._look = grid, run, nodes
         self._nodes: dict[str, int] = {}
 
     def _find(self, names: Sequence[str]) -> dict[str, int]:
         if any(name not in self._nodes for name in names):
-            # The link registered the contract's keys under the contract's names itself.
-            self._nodes = {node.name: node.node_id for node in self._grid.get_nodes()}
+            self._nodes = dict(self._look())
         return {name: self._nodes[name] for name in names if name in self._nodes}
 
     def exchange(self, envelopes: Mapping[str, bytes], timeout: float) -> dict[str, Delivered]:
@@ -103,13 +102,18 @@ class StoreCheckpoint:
         self._store.keep_total(self._job, index, total, deviation)
 
 
-@app.main()
+@app.main()  # type: ignore[untyped-decorator]
 def main(grid: Grid, context: Context) -> None:
     """Entry point of a Flower run."""
     home = Home(Path(str(context.run_config["home"])))
     store = Store(home.database, time.time)
     try:
-        transport = GridTransport(grid, home.contract(), context.run_id)
+
+        def registered() -> dict[str, int]:
+            # The link registered the contract's keys under the contract's names itself.
+            return {node.name: node.node_id for node in grid.get_nodes()}
+
+        transport = GridTransport(grid, context.run_id, registered)
         drive(home, store, transport, str(context.run_config["job"]))
     finally:
         store.close()

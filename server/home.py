@@ -29,7 +29,7 @@ class CoordinatorConfig(Strict):
 
     name: str
     host: str
-    bind: str = "0.0.0.0"
+    bind: str = "0.0.0.0"  # noqa: S104 - partners come from outside; what they reach is firewalled
     link_port: int = Field(ge=1, le=65535)
     exchange_port: int = Field(ge=1, le=65535)
     internal_port: int = Field(ge=1, le=65535)

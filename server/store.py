@@ -207,7 +207,10 @@ class Store:
 
 
 def _row(row: tuple[Any, ...]) -> JobRow:
-    return JobRow(*row[:10], json.loads(row[10]), json.loads(row[11]) if row[11] else {}, row[12])
+    values: list[Any] = list(row)
+    values[10] = json.loads(row[10])
+    values[11] = json.loads(row[11]) if row[11] else {}
+    return JobRow(*values)
 
 
 @contextmanager

@@ -80,6 +80,26 @@ def run(
 
 
 @app.command()
+def flower(
+    job: Annotated[Path, typer.Argument(help="job.toml over noisy sums and the CDNOW columns")],
+    partners: Annotated[int, typer.Option(help="how many partitions")] = 3,
+    data: DataOption = None,
+) -> None:
+    """Run a job with `flwr run` on Flower's own simulation engine; needs the extra `simulation`."""
+    from protos import jobs
+    from simulations import demo as show
+    from simulations import flower as engine
+    from simulations.alliances import create
+
+    jobs.load(job)
+    names = [f"partner{i + 1:02d}" for i in range(partners)]
+    with show.workplace(keep=False) as root:
+        settings = show.write_tables(show.make_tables(data, names), root)
+        create(root, names, show.TERMS, settings)
+        typer.echo(json.dumps({"simulated": True, "result": engine.run(root, job)}, indent=2))
+
+
+@app.command()
 def bench(
     which: Annotated[Bench, typer.Argument(help="what to measure")],
     data: DataOption = None,

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from privacy.identifiers import normalised
-from privacy.programs.columns import Floats
+from privacy.programs.columns import Floats, design
 from privacy.programs.scoring import model_from
 from privacy.programs.segment import inertia
 from protos import console, jobs
@@ -153,7 +153,7 @@ def write_tables(tables: Tables, root: Path) -> dict[str, dict[str, Any]]:
             with duckdb.connect(str(folder / "warehouse.duckdb")) as db:
                 db.execute(f"CREATE TABLE customers AS {read}")
             data |= {"source": "warehouse.duckdb", "table": "customers"}
-        if index:
+        if index in (1, 2):
             csv.unlink()
         settings[name] = data
     return settings
@@ -242,7 +242,7 @@ class Compare:
     def _propensity(self, result: dict[str, Any]) -> tuple[str, str]:
         rows, label, weights = self._held()
         ours = pooled.auc(label, model_from(self.columns, result["model"]).score(rows))
-        x = np.stack(pooled.design(self.columns, datasets.CDNOW_FEATURES, rows), axis=1)
+        x = np.stack(design(self.columns, datasets.CDNOW_FEATURES, rows), axis=1)
         theirs = pooled.auc(label, x @ weights)
         return f"held-out AUC {ours:.4f}", f"AUC {theirs:.4f} ({ours - theirs:+.4f})"
 

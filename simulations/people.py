@@ -10,8 +10,39 @@ from collections.abc import Callable
 
 import numpy as np
 
-_FIRST = "li wang zhang liu chen anna ben carla david emma felix greta hugo ida jonas".split()
-_LAST = "wei fang na min jing smith meyer rossi dubois novak garcia silva kim tanaka".split()
+_FIRST = [
+    "li",
+    "wang",
+    "zhang",
+    "liu",
+    "chen",
+    "anna",
+    "ben",
+    "carla",
+    "david",
+    "emma",
+    "felix",
+    "greta",
+    "hugo",
+    "ida",
+    "jonas",
+]
+_LAST = [
+    "wei",
+    "fang",
+    "na",
+    "min",
+    "jing",
+    "smith",
+    "meyer",
+    "rossi",
+    "dubois",
+    "novak",
+    "garcia",
+    "silva",
+    "kim",
+    "tanaka",
+]
 _HOSTS = ("example.com", "example.org", "mail.example.net", "post.example.cn")
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -366,7 +367,9 @@ class NoisySumTask:
 
     # ------------------------------------------------------------------ checks
 
-    def _statements(self, kind: type[wire.M], statements: list[wire.Signed]) -> dict[str, wire.M]:
+    def _statements(
+        self, kind: type[wire.M], statements: Sequence[wire.Signed]
+    ) -> dict[str, wire.M]:
         """One valid statement from every party of the cohort, or Refused(ROSTER)."""
         found = {signed.party: self._read(kind, signed) for signed in statements}
         if tuple(sorted(found)) != tuple(sorted(self.roster.parties)) or len(statements) != len(

@@ -33,7 +33,7 @@ class SizeNoise:
     @property
     def deviation(self) -> float:
         """One side's sigma, in people."""
-        return self.variance**0.5 / SENSITIVITY
+        return math.sqrt(self.variance) / SENSITIVITY
 
     @property
     def dummies(self) -> int:

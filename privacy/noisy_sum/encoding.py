@@ -42,7 +42,8 @@ def quantise(block: Floats, clip: float) -> Integers:
     while True:
         over = np.add.reduce(grid * grid, axis=1) > bound
         if not bool(over.any()):
-            return grid
+            result: Integers = grid
+            return result
         grid[over] -= np.sign(grid[over])
 
 

@@ -56,7 +56,8 @@ def _laplace(randomness: Randomness, scale: int, count: int) -> NDArray[np.int64
     size = low + scale * high
     negative = (words(randomness, len(size)) & np.uint64(1)).astype(bool)
     keep = ~(negative & (size == 0))
-    return np.where(negative, -size, size)[keep]
+    signed: NDArray[np.int64] = np.where(negative, -size, size)[keep]
+    return signed
 
 
 def discrete_gaussian(randomness: Randomness, variance: int, count: int) -> NDArray[np.int64]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -132,7 +133,7 @@ class Query:
         if isinstance(column, Label):
             return ["no", "yes"]
         edges = column.value(np.linspace(0, 1, measure.bins + 1))
-        return [f"{low:g} to {high:g}" for low, high in zip(edges, edges[1:], strict=False)]
+        return [f"{low:g} to {high:g}" for low, high in pairwise(edges)]
 
     def expected_error(self) -> dict[str, float]:
         errors: dict[str, float] = {}

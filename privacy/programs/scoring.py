@@ -27,7 +27,8 @@ class PropensityModel:
     def logit(self, rows: Rows) -> Floats:
         """Calibrated log odds, (n,)."""
         raw = weighted(design(self.columns, self.names, rows), self.weights)
-        return self.platt[0] * raw + self.platt[1]
+        slope, offset = float(self.platt[0]), float(self.platt[1])
+        return slope * raw + offset
 
     def score(self, rows: Rows) -> Floats:
         """Calibrated probability, (n,)."""

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from client.table import Snapshot
+from client.tasks.noisy_sum import exact_sum
 from privacy import accounting
-from privacy.programs.columns import Floats
+from privacy.programs.columns import Floats, design
 from privacy.programs.propensity import Propensity
 from privacy.programs.scoring import model_from
 from privacy.programs.segment import Segment, inertia
@@ -46,8 +48,8 @@ def propensity(data: Path | None, quick: bool, peer_python: Path | None = None) 
     test = {name: values[held] for name, values in whole.rows.items()}
     train = {name: values[~held] for name, values in whole.rows.items()}
     weights = pooled.logistic(_COLUMNS, datasets.CDNOW_FEATURES, train, train["returned"])
-    design = np.stack(pooled.design(_COLUMNS, datasets.CDNOW_FEATURES, test), axis=1)
-    best = pooled.auc(test["returned"], design @ weights)
+    matrix = np.stack(design(_COLUMNS, datasets.CDNOW_FEATURES, test), axis=1)
+    best = pooled.auc(test["returned"], matrix @ weights)
     peer = f"pooled LR {best:.4f}"
     rows: list[Row] = []
     three = central.split(table, keys, PARTNERS, seed=1)
@@ -71,7 +73,7 @@ def propensity(data: Path | None, quick: bool, peer_python: Path | None = None) 
 
 
 def _splits(
-    table: dict[str, Floats], keys: list[str], three: list[central.Snapshot], quick: bool
+    table: dict[str, Floats], keys: list[str], three: list[Snapshot], quick: bool
 ) -> list[Row]:
     """3 against 30 partners: noiseless totals bit for bit, models under one central draw."""
     many = central.split(table, keys, 10 if quick else 30, seed=2)
@@ -79,10 +81,12 @@ def _splits(
     plan = program.plan()
     differing = 0
     for index in (0, 1, len(plan) - 1):
-        sums = [
-            sum(central.exact_sum(program, index, plan[index], each) for each in group)
-            for group in (three, many, [central.snapshot(table, keys)])
-        ]
+        sums = []
+        for group in (three, many, [central.snapshot(table, keys)]):
+            total = np.zeros(plan[index].length, dtype=np.int64)
+            for each in group:
+                total += exact_sum(program, index, plan[index], each)
+            sums.append(total)
         differing += sum(int(not np.array_equal(sums[0], other)) for other in sums[1:])
     models = []
     for group in (three, many):

@@ -241,7 +241,7 @@ def test_a_model_that_is_not_the_jobs_is_refused(bench: Bench) -> None:
     drive = bench.drive(job(**SEGMENT))
     drive.run()
     wrong = jobs.model_bytes({"kind": "segment", "columns": ["age"], "centres": [[0.0]] * 3})
-    with pytest.raises(RoundFailed, match="malformed|plan"):
+    with pytest.raises(RoundFailed, match=r"malformed|plan"):
         drive.finish(wrong)
 
 

@@ -88,7 +88,7 @@ def test_a_full_disk_charges_nothing_and_says_so(
     ledger = Ledger(store, make_alliance().contract, Clock())
     pages = store.row("PRAGMA page_count")
     store.rows(f"PRAGMA max_page_count = {pages[0] if pages else 1}")
-    with pytest.raises(Refused) as caught, store.transaction():
+    with pytest.raises(Refused) as caught, store.transaction():  # noqa: PT012
         ledger.charge("a", [Charge("sum", 1e-4)])
         store.put_reply("a", "release 0", b"pin", os.urandom(200_000))
     assert caught.value.code == Code.STORAGE

@@ -17,8 +17,8 @@ import pytest
 from client.table import Snapshot, Source, fold_of, read
 from privacy.errors import DataError
 from privacy.programs.columns import Category
-from tests.conftest import COLUMNS, HEAD, data_settings, write_csv
 from simulations import datasets
+from tests.conftest import COLUMNS, HEAD, data_settings, write_csv
 
 DECLARED = datasets.declared({k: v for k, v in COLUMNS.items() if k != "region"}) | {
     "region": Category("region", ("north", "south", "east"))

@@ -190,7 +190,7 @@ def test_one_of_four_may_drop_out(gone: str) -> None:
 
 
 def test_a_share_is_bound_to_its_place() -> None:
-    random, roster, keys, _, _ = _setup(4, 1)
+    random = stream(bytes(32))
     a, b = random(32), random(32)
     sealed = masks.seal_share(a, masks.public_key(b), context=b"one", plain=b"secret")
     assert masks.open_share(b, masks.public_key(a), context=b"one", sealed=sealed) == b"secret"
