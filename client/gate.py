@@ -50,6 +50,8 @@ log = logging.getLogger("tallystick.gate")
 PATIENCE = 3.0
 """Seconds a handler waits for work before it answers "working"; the coordinator asks again."""
 NONCE_BYTES = 16
+MOST_RUNNING = 64
+"""Answers kept for a coordinator that never asks again, before they are thrown away."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class Gate:
             randomness,
         )
         self._open_stream = open_stream
-        self._lock = threading.Lock()
+        self._lock, self._registry = threading.Lock(), threading.Lock()
         self._workers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="gate")
         self._running: dict[str, Future[wire.ReplyBody]] = {}
         self._snapshots: dict[str, Snapshot] = {}
@@ -156,8 +158,36 @@ class Gate:
         kind = request.WhichOneof("body")
         if kind is None:
             raise Refused(Code.MALFORMED, "no body")
-        if kind in ("status", "match", "release"):
-            return self._patiently(request, kind)
+        if kind == "match":
+            kind = "status"  # a match is started by the first and polled by every later request
+        question = wire.Request()
+        question.CopyFrom(request)
+        question.expires, question.nonce = 0, b""
+        key = hashlib.sha256(wire.serialise(question)).hexdigest()
+        return self._patiently(request.job if kind == "status" else key, kind, request)
+
+    def _patiently(self, key: str, kind: str, request: wire.Request) -> wire.ReplyBody:
+        """Start work once, wait a little, answer "working"; the same question finds it again."""
+        with self._registry:
+            future = self._running.get(key)
+            if future is None:
+                if len(self._running) >= MOST_RUNNING:
+                    self._running = {k: f for k, f in self._running.items() if not f.done()}
+                future = self._running[key] = self._workers.submit(self._work, kind, request)
+        try:
+            return future.result(timeout=self.patience)
+        except NotYet:
+            if not future.done():
+                return wire.ReplyBody(working=wire.Working())
+            return future.result()
+        finally:
+            if future.done():
+                with self._registry:
+                    self._running.pop(key, None)
+
+    def _work(self, kind: str, request: wire.Request) -> wire.ReplyBody:
+        if kind == "status":
+            return self._match(request.job)  # minutes; beside everything else
         with self._lock:
             if kind == "hello":
                 return self._hello(request)
@@ -165,37 +195,13 @@ class Gate:
                 task = self._task(request.job)
                 task.keep_sealing_keys(request.prepare)
                 return wire.ReplyBody(prepared=task.prepare(request.prepare))
+            if kind == "release":
+                return self._release(request)
             if kind == "unmask":
                 return wire.ReplyBody(unmask=self._task(request.job).unmask(request.unmask))
             if kind == "finish":
                 return self._finish(request)
             return self._cancel(request)
-
-    def _patiently(self, request: wire.Request, kind: str) -> wire.ReplyBody:
-        """Start long work once, wait a little, answer "working" until it is done."""
-        key = request.job if kind in ("status", "match") else (
-            request.job + hashlib.sha256(wire.serialise(request.release)).hexdigest()
-        )  # fmt: skip
-        with self._lock:
-            future = self._running.get(key)
-            if future is None:
-                if kind == "release":
-                    future = self._workers.submit(self._release, request)
-                else:
-                    self._job(request.job)
-                    future = self._workers.submit(self._match, request.job)
-                self._running[key] = future
-        try:
-            body = future.result(timeout=self.patience)
-        except NotYet:
-            if not future.done():
-                return wire.ReplyBody(working=wire.Working())
-            body = future.result()
-        finally:
-            if future.done():
-                with self._lock:
-                    self._running.pop(key, None)
-        return body
 
     # ------------------------------------------------------------------ control messages
 
@@ -251,12 +257,11 @@ class Gate:
         return snapshot, report
 
     def _release(self, request: wire.Request) -> wire.ReplyBody:
-        with self._lock:
-            task, snapshot = self._task(request.job), self._rows(request.job)
-            try:
-                return wire.ReplyBody(masked=task.release(request.release, snapshot))
-            except (ParameterError, DataError) as error:
-                raise Refused(Code.PLAN, str(error)) from None
+        task, snapshot = self._task(request.job), self._rows(request.job)
+        try:
+            return wire.ReplyBody(masked=task.release(request.release, snapshot))
+        except (ParameterError, DataError) as error:
+            raise Refused(Code.PLAN, str(error)) from None
 
     def _match(self, job_id: str) -> wire.ReplyBody:
         job = self._job(job_id)
