@@ -135,7 +135,6 @@ def _one(
         backoff_cap=0.5,
         max_time=OBJECT_PATIENCE,
     )
-    confirm(run_id, head.metadata.message_id)
     message = inflate_object_from_contents(head.metadata.message_id, contents)
     message.metadata.__dict__["_message_id"] = head.metadata.message_id
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run_id, node_id, 1
@@ -153,6 +152,7 @@ def _one(
             ((object_id, objects[object_id].deflate()) for object_id in wanted),
             push_object_fn=lambda object_id, data: push_object(run_id, session, object_id, data),
         )
+    confirm(run_id, head.metadata.message_id)  # off the path that the coordinator waits on
     return True
 
 

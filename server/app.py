@@ -27,6 +27,8 @@ MESSAGE_TYPE = "query.tallystick"
 RECORD, FIELD = "tallystick", "envelope"
 POLL = 0.05
 """Seconds between looks for replies; faster polling makes the link slower."""
+FIRST_LOOK = 0.1
+"""Seconds before the first look: no node answers sooner, and the link has the nodes to serve."""
 LOOK_FOR_NODES = 1.0
 
 app = ServerApp()
@@ -65,6 +67,7 @@ class GridTransport:
         waiting = {i: name for i, name in zip(pushed, names, strict=True) if i}
         answers: dict[str, Delivered] = {}
         deadline = time.monotonic() + timeout
+        time.sleep(FIRST_LOOK)
         while waiting and time.monotonic() < deadline:
             for reply in self._grid.pull_messages(list(waiting)):
                 question = reply.metadata.reply_to_message_id

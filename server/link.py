@@ -144,6 +144,10 @@ class CallLog(EventLogWriterPlugin):  # type: ignore[misc]
                 self._previous = hashlib.sha256(lines[-1]).hexdigest()
         self._file = path.open("ab", buffering=0)
 
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
     def compose_log_before_event(
         self, request: Any, context: Any, account_info: Any, method_name: str
     ) -> LogEntry:
