@@ -1,7 +1,7 @@
 """The partner's Flower node: runs the *installed* ClientApp, warm. flwr's private parts stay here.
 
-``agent_node`` (the default) is one process on Flower's own connection. It never asks for the bundle
-that the coordinator ships. ``agent_exec`` runs beside an unmodified ``flower-supernode`` in process
+``serve_link`` (the default) is one process on Flower's own connection. It never asks for the bundle
+that the coordinator ships. ``serve_beside_supernode`` runs beside an unmodified ``flower-supernode`` in process
 isolation and treats the bundle as opaque bytes. Both hand every message to ``client.app``.
 
 Flower's code may end this process (a 401 on a heartbeat raises SIGINT; a failed activation exits):
@@ -85,7 +85,7 @@ def answer(app: ClientApp, message: Message, context: Context) -> Message:
         return Message(failure, reply_to=message)
 
 
-def agent_node(home: Home, app: ClientApp) -> None:
+def serve_link(home: Home, app: ClientApp) -> None:
     """Serve messages until the process is stopped or Flower gives up."""
     contract = home.contract()
     key = load_ssh_private_key(home.key_file("node.key"), None)
@@ -175,7 +175,7 @@ def _leave(home: Home, address: str, authority: Path, keys: Any) -> None:
         client.DeactivateNode(DeactivateNodeRequest(node_id=node_id))
 
 
-def agent_exec(app: ClientApp, runtime: str, secret_file: str) -> None:
+def serve_beside_supernode(app: ClientApp, runtime: str, secret_file: str) -> None:
     """Serve the messages that a stock SuperNode queues, through its Runtime API on loopback."""
     secret = load_superexec_auth_secret(secret_file=secret_file)
     control = _runtime(
@@ -247,9 +247,9 @@ def main() -> None:
 
     os.environ[installed.SOCKET_VARIABLE] = str(home.socket)
     if arguments.runtime:
-        agent_exec(installed.app, arguments.runtime, arguments.secret_file)
+        serve_beside_supernode(installed.app, arguments.runtime, arguments.secret_file)
     else:
-        agent_node(home, installed.app)
+        serve_link(home, installed.app)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def new_app(purpose: str) -> typer.Typer:
     """A typer application in the house's style."""
     return typer.Typer(
         help=purpose, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-        rich_markup_mode=None,
+        rich_markup_mode="rich",
     )  # fmt: skip
 
 

@@ -60,7 +60,7 @@ def run(
     wanted = jobs.load(job)
     names = [f"partner{i + 1:02d}" for i in range(partners)]
     randomness = os.urandom if seed is None else stream(seed.to_bytes(32, "big"))
-    with show.workplace(keep=False) as root:
+    with show.folder_for_a_run(keep=False) as root:
         settings = show.write_tables(show.make_tables(data, names), root)
         alliance = create(root, names, show.TERMS, settings)
         with Room(alliance, randomness=randomness) as room:
@@ -93,7 +93,7 @@ def flower(
 
     jobs.load(job)
     names = [f"partner{i + 1:02d}" for i in range(partners)]
-    with show.workplace(keep=False) as root:
+    with show.folder_for_a_run(keep=False) as root:
         settings = show.write_tables(show.make_tables(data, names), root)
         create(root, names, show.TERMS, settings)
         typer.echo(json.dumps({"simulated": True, "result": engine.run(root, job)}, indent=2))

@@ -263,7 +263,7 @@ class Compare:
 
 
 @contextmanager
-def workplace(keep: bool) -> Iterator[Path]:
+def folder_for_a_run(keep: bool) -> Iterator[Path]:
     """A folder for the demo, removed afterwards."""
     root = Path(tempfile.mkdtemp(prefix="tallystick-"))
     try:
@@ -282,7 +282,7 @@ def run(
 ) -> dict[str, Any]:
     """The whole demo; what ``--json`` prints."""
     started = time.monotonic()
-    with _interruptible(), workplace(keep) as root:
+    with _interruptible(), folder_for_a_run(keep) as root:
         tell("reading purchase histories, splitting them over three partners")
         tables = make_tables(data)
         settings = write_tables(tables, root)

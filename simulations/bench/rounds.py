@@ -73,7 +73,7 @@ def main(grid, context):
 def rounds(data: Path | None, quick: bool, peer_python: Path | None = None) -> list[Row]:
     """The table of ``bench rounds``."""
     peer = "" if quick else f"stock Flower {_stock(peer_python):.2f} s"
-    with demo.workplace(keep=False) as root:
+    with demo.folder_for_a_run(keep=False) as root:
         tables = demo.make_tables(data)
         ports = live.free_ports(3)
         alliance = create(
