@@ -1,8 +1,8 @@
 """The partner's Flower node: runs the *installed* ClientApp, warm. flwr's private parts stay here.
 
 ``serve_link`` (the default) is one process on Flower's own connection. It never asks for the bundle
-that the coordinator ships. ``serve_beside_supernode`` runs beside an unmodified ``flower-supernode`` in process
-isolation and treats the bundle as opaque bytes. Both hand every message to ``client.app``.
+that the coordinator ships. ``serve_beside_supernode`` runs beside an unmodified ``flower-supernode``
+in process isolation and treats the bundle as opaque bytes. Both hand messages to ``client.app``.
 
 Flower's code may end this process (a 401 on a heartbeat raises SIGINT; a failed activation exits):
 the supervisor starts it again, and the gate, another process, does not notice.
