@@ -155,25 +155,28 @@ def test_sigkill_of_one_process_in_a_job(live: Live, victim: str, whose: str) ->
     assert _standing(live, "bank")[1] == row.planned
 
 
-def test_sigkill_of_the_coordinators_supervisor(live: Live) -> None:
+@pytest.mark.parametrize("whose", ["coordinator", "shop"])
+def test_sigkill_of_a_supervisor(live: Live, whose: str) -> None:
+    child = live.coordinator if whose == "coordinator" else live.partners[whose]
     job_id = submit(live.alliance.coordinator, job(**LONG)).id
-    while live.store.job(job_id).done < 6:
+    deadline = time.monotonic() + 60
+    while live.store.job(job_id).done < 6 and time.monotonic() < deadline:
         time.sleep(0.05)
-    process = live.coordinator.process
-    assert process is not None
-    children = tree(process.pid)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    assert child.process is not None
+    under = tree(child.process.pid)
+    os.kill(child.process.pid, signal.SIGKILL)
+    child.process.wait()
     deadline = time.monotonic() + 20
     while (
-        any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < deadline
+        any(Path(f"/proc/{process}").exists() for process in under) and time.monotonic() < deadline
     ):
         time.sleep(0.1)
-    assert not any(Path(f"/proc/{child}").exists() for child in children)
-    live.coordinator.start()
+    assert not any(Path(f"/proc/{process}").exists() for process in under)
+    child.start()
     row = live.wait(job_id, patience=150)
     assert row.state == "done", row.reason
     assert _standing(live, "bank")[1] == row.planned
+    assert _standing(live, "shop")[1] == row.planned
 
 
 def test_a_cancelled_job_stays_cancelled(live: Live) -> None:

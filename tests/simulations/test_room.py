@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from privacy.errors import ConfigError, RoundFailed
+from client.stream import Stream
+from privacy.errors import ConfigError, ProtocolError, RoundFailed
 from protos import jobs, wire
+from server.tasks.match import MatchDrive
 from server.tasks.noisy_sum import Memory, NoisySumDrive
 from simulations.alliances import Alliance
-from simulations.room import Room
+from simulations.room import Pipes, Room
 from tests.conftest import PROPENSITY, QUERY, SEGMENT, job
 
 
@@ -185,3 +188,49 @@ def test_a_job_sees_the_rows_of_its_start(make_alliance: Callable[..., Alliance]
             Path(home.source().location).unlink()
         total, deviation = drive._release([0])[0]
         assert abs(total[0] - 900) < 7 * deviation
+
+
+def test_a_match_that_breaks_keeps_its_charge_and_is_a_new_job(
+    make_alliance: Callable[..., Alliance],
+) -> None:
+    class Cut:
+        """A relay that dies after the handshake."""
+
+        def __init__(self, inner: Stream) -> None:
+            self.inner, self.got = inner, 0
+
+        def send(self, frame: bytes) -> None:
+            self.inner.send(frame)
+
+        def receive(self) -> bytes:
+            self.got += 1
+            if self.got > 1:
+                raise ProtocolError
+            return self.inner.receive()
+
+        def close(self) -> None:
+            self.inner.close()
+
+    alliance, pipes = make_alliance(), Pipes()
+    with Room(alliance, patience=3.0) as room:
+        for gate in room.gates.values():
+            gate._open_stream = lambda job_id: Cut(pipes.open(job_id))
+        match = {"identifier": "email", "parties": ["bank", "shop"], "result": "size"}
+        wanted, salt = job(name="joint", kind="match", epsilon=1.0, match=match), bytes(16)
+        job_id = jobs.job_id(alliance.contract.digest(), wanted.canonical(), salt)
+        with pytest.raises(RoundFailed, match="refused: protocol"):
+            MatchDrive(room.rounds(job_id), wanted, salt).run()
+        for name in ("bank", "shop"):
+            deadline = time.monotonic() + 20
+            while room.gates[name]._running and time.monotonic() < deadline:
+                time.sleep(0.05)
+                room.gates[name]._running = {
+                    k: f for k, f in room.gates[name]._running.items() if not f.done()
+                }
+        spent = room.gates["bank"].ledger.standing().epsilon
+        assert spent == pytest.approx(1.0, rel=1e-3)
+        with pytest.raises(RoundFailed, match="job_closed"):
+            MatchDrive(room.rounds(job_id), wanted, salt).run()
+        assert room.gates["bank"].ledger.standing().epsilon == spent
+        kinds = [row[0] for row in room.gates["bank"].store.rows("SELECT kind FROM journal")]
+        assert "match" in kinds  # what had left before it broke is in the journal
