@@ -16,7 +16,6 @@ STATEMENT = b"tallystick/v1/statement/"
 CONTRACT = b"tallystick/v1/contract"
 JOURNAL = b"tallystick/v1/journal"
 INVITATION = b"tallystick/v1/invitation"
-HANDSHAKE = b"tallystick/v1/handshake"
 
 
 def _framed(domain: bytes, message: bytes) -> bytes:

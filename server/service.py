@@ -14,7 +14,7 @@ from collections.abc import Callable
 from protos.supervise import Child, run
 from server.exchange import Exchange, serve
 from server.home import Home
-from server.store import OPEN_STATES, JobRow, Store
+from server.store import JobRow, Store
 
 MOST_STARTS = 25
 
@@ -92,6 +92,3 @@ def start(home: Home, ready: Callable[[], None] = lambda: None) -> None:
     finally:
         service.close()
         exchange.stop(0.5).wait(2.0)
-
-
-__all__ = ["OPEN_STATES", "Service", "start"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from privacy.programs.columns import Columns, Floats, Rows, design
-from privacy.programs.segment import assign, inertia, kmeans
+from privacy.programs.segment import inertia, kmeans
 
 
 def logistic(columns: Columns, names: tuple[str, ...], rows: Rows, label: Floats) -> Floats:
@@ -45,8 +45,3 @@ def lloyd(columns: Columns, names: tuple[str, ...], rows: Rows, k: int) -> tuple
 def unit_points(columns: Columns, names: tuple[str, ...], rows: Rows) -> list[Floats]:
     """Coordinates in [-1, 1], as the segmentation sees them."""
     return [design(columns, (name,), rows)[0] for name in names]
-
-
-def segment_of(columns: Columns, names: tuple[str, ...], rows: Rows, centres: Floats) -> Floats:
-    """Nearest centre of each row."""
-    return assign(unit_points(columns, names, rows), centres).astype(np.float64)

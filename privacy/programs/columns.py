@@ -118,12 +118,6 @@ def design(columns: Columns, names: tuple[str, ...], rows: Rows) -> list[Floats]
     return [*result, np.ones(count)]
 
 
-def largest_norm(columns: Columns, names: tuple[str, ...]) -> float:
-    """Largest L2 norm of a row of :func:`design`: every feature is at most 1, one per column."""
-    features(columns, names)
-    return float(np.sqrt(len(names) + 1))
-
-
 def weighted(columns: list[Floats], weights: Floats) -> Floats:
     """Sum of weight times column, element by element in a fixed order."""
     total = np.zeros(len(columns[0]))
