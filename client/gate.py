@@ -193,8 +193,9 @@ class Gate:
                 return self._hello(request)
             if kind == "prepare":
                 task = self._task(request.job)
+                prepared = task.prepare(request.prepare)  # refuses another cohort than before
                 task.keep_sealing_keys(request.prepare)
-                return wire.ReplyBody(prepared=task.prepare(request.prepare))
+                return wire.ReplyBody(prepared=prepared)
             if kind == "release":
                 return self._release(request)
             if kind == "unmask":

@@ -14,7 +14,7 @@ from typing import Any
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
-from privacy.errors import TallystickError
+from privacy.errors import RoundFailed, TallystickError
 from privacy.programs.columns import Floats
 from protos import jobs, wire
 from server.home import Home
@@ -148,13 +148,21 @@ def _run(store: Store, rounds: Rounds, row: JobRow) -> dict[str, Any]:
         result = match.run()
         signed = match.finish()
     else:
+
+        def note(done: int) -> None:
+            store.progress(row.id, done)
+            if store.job(row.id).state == "cancelled":
+                request = wire.Request(cancel=wire.Cancel())
+                rounds.ask(dict.fromkeys(job.participants(rounds.contract), request))
+                raise RoundFailed("cancelled")
+
         sums = NoisySumDrive(
             rounds,
             job,
             row.salt,
             StoreCheckpoint(store, row.id),
             heads=heads,
-            progress=lambda done: store.progress(row.id, done),
+            progress=note,
         )
         store.start(row.id, len(sums.plan))
         result = sums.run()

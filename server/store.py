@@ -37,6 +37,9 @@ CREATE TABLE IF NOT EXISTS heads (party TEXT PRIMARY KEY, signed BLOB NOT NULL);
 """
 
 OPEN_STATES = ("queued", "running")
+_FIELDS = (
+    "id, name, spec, salt, state, created, updated, done, planned, starts, stats, result, reason"
+)
 
 
 @dataclass(frozen=True)
@@ -95,13 +98,13 @@ class Store:
         )  # fmt: skip
 
     def job(self, prefix: str) -> JobRow:
-        """The job whose id starts with ``prefix``, or whose name is ``prefix`` (the newest)."""
+        """The newest job of that name, or the job whose id starts so (four characters or more)."""
         rows = self._run(
-            "SELECT id, name, spec, salt, state, created, updated, done, planned, starts, stats,"
-            " result, reason FROM jobs WHERE id LIKE ? OR name = ? ORDER BY created DESC, rowid DESC LIMIT 1",
-            prefix.replace("%", "") + "%", prefix,
-        )  # fmt: skip
-        if not rows or not prefix:
+            f"SELECT {_FIELDS} FROM jobs WHERE name = ? OR (length(?) >= 4"
+            " AND substr(id, 1, length(?)) = ?) ORDER BY name = ? DESC, created DESC, rowid DESC LIMIT 1",
+            *[prefix] * 5,
+        )
+        if not rows:
             raise ConfigError("job", f"no job {prefix!r}; `results` lists all")
         return _row(rows[0])
 
@@ -109,16 +112,16 @@ class Store:
         """Every job, newest first."""
         return [
             _row(row)
-            for row in self._run(
-                "SELECT id, name, spec, salt, state, created, updated, done, planned, starts,"
-                " stats, result, reason FROM jobs ORDER BY created DESC, rowid DESC"
-            )
+            for row in self._run(f"SELECT {_FIELDS} FROM jobs ORDER BY created DESC, rowid DESC")
         ]
 
     def next_open(self) -> JobRow | None:
         """The oldest job that is queued or running."""
-        found = [row for row in self.all_jobs() if row.state in OPEN_STATES]
-        return found[-1] if found else None
+        rows = self._run(
+            f"SELECT {_FIELDS} FROM jobs WHERE state IN ('queued', 'running')"
+            " ORDER BY created, rowid LIMIT 1"
+        )
+        return _row(rows[0]) if rows else None
 
     def start(self, job_id: str, planned: int) -> None:
         """Mark a job running, once more."""

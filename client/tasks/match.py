@@ -144,11 +144,12 @@ class MatchTask:
         return reply
 
     def _charge(self) -> None:
-        """Once per job: a second start of a broken match is refused."""
+        """Once per job, journalled with it: a second start of a broken match is refused."""
         with self.at.store.transaction():
             if self.at.store.secret(self.id, "match started") is not None:
                 raise Refused(Code.JOB_CLOSED, "the match broke; start it as a new job")
             self.at.store.put_secret(self.id, "match started", b"started")
+            self.journal.record("match opened", self.id, b"", self.peer)
             if self.noise:
                 self.at.ledger.charge(
                     self.id, [Charge("match size", self.noise.mu2, self.noise.delta)]

@@ -186,8 +186,14 @@ def test_a_cancelled_job_stays_cancelled(live: Live) -> None:
     command = [sys.executable, "-m", "server.cli", "cancel", job_id, "--home",
                str(live.alliance.coordinator.root)]  # fmt: skip
     assert subprocess.run(command, check=False).returncode == 0
-    time.sleep(1.0)
+    time.sleep(4.0)
     assert live.store.job(job_id).state == "cancelled"
+    for home in live.alliance.partners.values():  # told, so keys and snapshot are erased
+        assert list(home.snapshots.iterdir()) == []
+        store = Store(home.database, home.storage_key(), os.urandom)
+        assert store.rows("SELECT state FROM jobs") == [("cancelled",)]
+        assert store.rows("SELECT * FROM secrets") == []
+        store.close()
     row = live.run(job(**QUERY), patience=60)
     assert row.state == "done"
 

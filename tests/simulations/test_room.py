@@ -233,4 +233,5 @@ def test_a_match_that_breaks_keeps_its_charge_and_is_a_new_job(
             MatchDrive(room.rounds(job_id), wanted, salt).run()
         assert room.gates["bank"].ledger.standing().epsilon == spent
         kinds = [row[0] for row in room.gates["bank"].store.rows("SELECT kind FROM journal")]
+        assert kinds.count("match opened") == 1
         assert "match" in kinds  # what had left before it broke is in the journal
