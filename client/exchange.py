@@ -8,24 +8,27 @@ from collections.abc import Iterator
 import grpc
 
 from client.home import Home
-from client.stream import LARGEST_FRAME
-from privacy.errors import ProtocolError
+from client.stream import LARGEST_FRAME, StreamLost
 
 METHOD = "/tallystick.v1.Exchange/Relay"
-JOB_KEY = "tallystick-job"
+JOB_KEY, PEER_KEY = "tallystick-job", "tallystick-peer"
 QUEUED_FRAMES = 8
 QUIET = 600.0
-"""Seconds of silence, and of a peer that does not read, after which the match is given up."""
+"""Seconds that a peer may not read before the connection is given up."""
+LONGEST = 24 * 3600.0
+"""Seconds of one connection."""
+_TICK = 0.5
 
 
 class ExchangeStream:
-    """One job's frames through the coordinator's relay."""
+    """One job's frames to and from one peer through the coordinator's relay."""
 
-    def __init__(self, channel: grpc.Channel, job: str) -> None:
+    def __init__(self, channel: grpc.Channel, job: str, peer: str) -> None:
         self._channel = channel
         self._outbox: queue.Queue[bytes | None] = queue.Queue(maxsize=QUEUED_FRAMES)
         call = channel.stream_stream(METHOD)
-        self._replies = call(self._frames(), metadata=((JOB_KEY, job),), timeout=6 * 3600)
+        metadata = ((JOB_KEY, job), (PEER_KEY, peer))
+        self._replies = call(self._frames(), metadata=metadata, timeout=LONGEST)
 
     def _frames(self) -> Iterator[bytes]:
         while True:
@@ -35,18 +38,22 @@ class ExchangeStream:
             yield frame
 
     def send(self, frame: bytes) -> None:
-        try:
-            self._outbox.put(frame, timeout=QUIET)
-        except queue.Full:
-            raise ProtocolError from None
-        if not self._replies.is_active():
-            raise ProtocolError
+        waited = 0.0
+        while waited < QUIET:
+            if not self._replies.is_active():
+                break
+            try:
+                self._outbox.put(frame, timeout=_TICK)
+                return
+            except queue.Full:
+                waited += _TICK
+        raise StreamLost
 
     def receive(self) -> bytes:
         try:
             return bytes(next(self._replies))
         except (StopIteration, grpc.RpcError):
-            raise ProtocolError from None
+            raise StreamLost from None
 
     def close(self) -> None:
         try:
@@ -58,8 +65,17 @@ class ExchangeStream:
         finally:
             self._channel.close()
 
+    def abort(self) -> None:
+        self._replies.cancel()
+        try:
+            self._outbox.put_nowait(None)
+        except queue.Full:
+            self._outbox.get_nowait()  # makes room for the end; the call is gone anyway
+            self._outbox.put_nowait(None)
+        self._channel.close()
 
-def open_stream(home: Home, job: str) -> ExchangeStream:
+
+def open_stream(home: Home, job: str, peer: str) -> ExchangeStream:
     """Connect to the exchange of the installed contract, as the partner the contract knows."""
     contract = home.contract()
     party = contract.party(home.config().name)
@@ -72,7 +88,8 @@ def open_stream(home: Home, job: str) -> ExchangeStream:
         ("grpc.max_receive_message_length", LARGEST_FRAME + 1024),
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.use_local_subchannel_pool", 1),  # a new connection is a new TLS session
     ]
     return ExchangeStream(
-        grpc.secure_channel(contract.coordinator.exchange, credentials, options), job
+        grpc.secure_channel(contract.coordinator.exchange, credentials, options), job, peer
     )

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,6 +26,7 @@ from client import policy
 from client.home import Home, write_private
 from client.journal import Journal
 from client.ledger import Ledger
+from client.sets import EarlierSets
 from client.store import Store
 from client.table import Report, Snapshot, read
 from client.tasks.match import MatchTask, Opener
@@ -103,9 +105,13 @@ class Gate:
         self._running: dict[str, Future[wire.ReplyBody]] = {}
         self._snapshots: dict[str, Snapshot] = {}
         self._tasks: dict[str, NoisySumTask] = {}
+        self._matches: dict[str, MatchTask] = {}
+        self.sets = EarlierSets(self.store, home.sets, home.storage_key())
 
     def close(self) -> None:
-        """Stop accepting work and close the database."""
+        """Stop accepting work and close the database; matches stay to be resumed."""
+        for task in list(self._matches.values()):
+            task.stop()
         self._workers.shutdown(wait=True, cancel_futures=True)
         self.store.close()
 
@@ -178,12 +184,18 @@ class Gate:
             return future.result(timeout=self.patience)
         except NotYet:
             if not future.done():
-                return wire.ReplyBody(working=wire.Working())
+                return wire.ReplyBody(working=self._progress(request.job))
             return future.result()
         finally:
             if future.done():
                 with self._registry:
                     self._running.pop(key, None)
+
+    def _progress(self, job_id: str) -> wire.Working:
+        task = self._matches.get(job_id)
+        if task is None:
+            return wire.Working()
+        return wire.Working(done=task.progress.done, total=task.progress.total)
 
     def _work(self, kind: str, request: wire.Request) -> wire.ReplyBody:
         if kind == "status":
@@ -220,11 +232,12 @@ class Gate:
                 raise Refused(Code.MALFORMED, str(error)) from None
             policy.check(job, self.contract, self.config)
             self.ledger.require(job.mu2(self.contract))
-            snapshot, report = self._snapshot(job)
-            data = snapshot.to_bytes()
-            write_private(
-                self.home.snapshots / request.job, self.store.seal(f"snapshot {request.job}", data)
-            )
+            if job.match:
+                report = self._audience(request.job, job)
+            else:
+                snapshot, report = self._snapshot(job)
+                sealed = self.store.seal(f"snapshot {request.job}", snapshot.to_bytes())
+                write_private(self.home.snapshots / request.job, sealed)
             self.store.execute(
                 "INSERT INTO jobs VALUES (?, ?, ?, 'open', ?)",
                 request.job,
@@ -239,16 +252,11 @@ class Gate:
 
     def _snapshot(self, job: jobs.Job) -> tuple[Snapshot, Report]:
         """Rows of the job. Too few people or an unreadable table: one code for both."""
-        wanted, identifiers = set(job.columns()), []
-        if job.match:
-            identifiers = [job.match.identifier]
-            wanted |= MatchTask.columns(job.match, self.name, self.contract, self._models())
         try:
             snapshot, report = read(
                 self.home.source(),
                 self.contract.declared_columns(),
-                sorted(wanted),
-                identifiers=identifiers,
+                sorted(job.columns()),
                 rows_per_person=self.contract.privacy.rows_per_person,
             )
         except (DataError, ConfigError) as error:
@@ -256,6 +264,25 @@ class Gate:
         if report.people < self.contract.privacy.smallest_cohort:
             raise Refused(Code.UNAVAILABLE, "fewer people than the contract's smallest cohort")
         return snapshot, report
+
+    def _audience(self, job_id: str, job: jobs.Job) -> Report:
+        """The audience of a match, read into its folder."""
+        report = Report()
+        try:
+            self._match_task(job_id, job).prepare(self.home.source(), self._models(), report)
+        except (DataError, ConfigError) as error:
+            raise Refused(Code.UNAVAILABLE, str(error)) from None
+        return report
+
+    def _match_task(self, job_id: str, job: jobs.Job) -> MatchTask:
+        if self._open_stream is None:
+            raise Refused(Code.POLICY, "no exchange here")
+        if job_id not in self._matches:
+            folders = (self.home.matches, self.home.audiences, self.home.caches)
+            self._matches[job_id] = MatchTask(
+                self.context, self.journal, job_id, job, self._open_stream, folders, self.sets
+            )
+        return self._matches[job_id]
 
     def _release(self, request: wire.Request) -> wire.ReplyBody:
         task, snapshot = self._task(request.job), self._rows(request.job)
@@ -266,12 +293,9 @@ class Gate:
 
     def _match(self, job_id: str) -> wire.ReplyBody:
         job = self._job(job_id)
-        if job.match is None or self._open_stream is None:
-            raise Refused(Code.POLICY, "not a match, or no exchange here")
-        task = MatchTask(self.context, self.journal, job_id, job, self._open_stream)
-        return wire.ReplyBody(
-            match=task.run(self._rows(job_id), self._models(), self.home.audiences)
-        )
+        if job.match is None:
+            raise Refused(Code.POLICY, "not a match")
+        return wire.ReplyBody(match=self._match_task(job_id, job).run())
 
     def _finish(self, request: wire.Request) -> wire.ReplyBody:
         """Take the model, erase keys, shares, replies and snapshot, sign the journal's head."""
@@ -297,6 +321,10 @@ class Gate:
             self.store.erase(job_id)
         self._snapshots.pop(job_id, None)
         self._tasks.pop(job_id, None)
+        match = self._matches.pop(job_id, None)
+        if match is not None:
+            match.erase()
+        shutil.rmtree(self.home.matches / job_id, ignore_errors=True)
         (self.home.snapshots / job_id).unlink(missing_ok=True)
 
     # ------------------------------------------------------------------ models

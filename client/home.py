@@ -3,16 +3,18 @@
 partner.toml        private: data source, column mapping, rules that may only be stricter
 alliance.toml       the contract, once signed by all and installed by ``check``
 keys/               identity.key, node.key, tls.key, storage.key (mode 0600)
-state/              gate.db, snapshots/, audiences/, gate.sock, logs
+state/              gate.db, gate.sock, logs, audiences/ (results); snapshots/, matches/, sets/,
+                    caches/ (encrypted)
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import Field, model_validator
@@ -70,6 +72,9 @@ class Home:
         self.database = self.state / "gate.db"
         self.snapshots = self.state / "snapshots"
         self.audiences = self.state / "audiences"
+        self.matches = self.state / "matches"
+        self.sets = self.state / "sets"
+        self.caches = self.state / "caches"
 
     def config(self) -> PartnerConfig:
         """Parsed ``partner.toml``."""
@@ -119,21 +124,29 @@ class Home:
 
     def prepare(self) -> None:
         """Create the state folders, private to this user."""
-        for folder in (self.state, self.snapshots, self.audiences):
+        folders = (self.snapshots, self.audiences, self.matches, self.sets, self.caches)
+        for folder in (self.state, *folders):
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o700)
 
 
-def write_private(path: Path, data: bytes) -> None:
-    """Write a file only this user can read, whole or not at all."""
+@contextmanager
+def new_private(path: Path) -> Iterator[BinaryIO]:
+    """A file only this user can read, that is there whole after the body or not at all."""
     temporary = path.with_name(path.name + ".new")
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
         with os.fdopen(handle, "wb") as target:
-            target.write(data)
+            yield target
             target.flush()
             os.fsync(target.fileno())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a file only this user can read, whole or not at all."""
+    with new_private(path) as file:
+        file.write(data)

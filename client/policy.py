@@ -28,7 +28,6 @@ def check(job: Job, contract: Contract, config: PartnerConfig) -> None:
         raise Refused(Code.POLICY, f"partner.toml: rules.purposes does not name {job.purpose}")
     if job.epsilon > rules.largest_epsilon:
         raise Refused(Code.POLICY, "partner.toml: rules.largest_epsilon is below the job's epsilon")
-    if job.match and job.match.result == "list":
-        receiver = job.match.parties[0]
+    for receiver in job.match.recipients if job.match else ():
         if receiver != config.name and receiver not in rules.send_lists_to:
             raise Refused(Code.POLICY, f"partner.toml: rules.send_lists_to lacks {receiver}")

@@ -105,7 +105,7 @@ def main(root: Path) -> int:
             home,
             randomness=os.urandom,
             clock=time.time,
-            open_stream=lambda job: open_stream(home, job),
+            open_stream=lambda job, peer: open_stream(home, job, peer),
         )
     except TallystickError as error:
         print(f"gate: {error}", file=sys.stderr)

@@ -1,16 +1,14 @@
 """A sealed stream between two gates, through a relay that can read nothing.
 
-Both sides send a handshake signed with their identity key (a fresh X25519 key, bound to contract,
-job and sender); keys for each direction come from HKDF over the shared secret and both handshakes
-(the signed Diffie-Hellman of Krawczyk 2003, SIGMA, in its simplest mutually authenticated form).
-Frames are ChaCha20-Poly1305 (RFC 8439) with a counter nonce: a frame that was changed, repeated,
-dropped or put in another place ends the match.
+Both sides send a handshake signed with their identity key (a fresh X25519 key, bound to contract, job,
+sender and receiver, with a commitment to the sender's set); keys for each direction come from HKDF over
+the shared secret and both handshakes (the signed Diffie-Hellman of Krawczyk 2003, SIGMA, in its simplest
+mutually authenticated form). Frames are ChaCha20-Poly1305 (RFC 8439) with a counter nonce: a frame that
+was changed, repeated, dropped or put in another place ends the match.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from cryptography.exceptions import InvalidTag
@@ -18,7 +16,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from privacy.errors import ProtocolError, WireError
-from privacy.matching.group import CHUNK, POINT_BYTES
+from privacy.matching.deck import CHUNK
+from privacy.matching.engine import POINT_BYTES
 from privacy.noisy_sum.masks import agree, derive, public_key
 from privacy.randomness import Randomness
 from protos import wire
@@ -27,8 +26,12 @@ from protos.alliance import Contract
 LARGEST_FRAME = CHUNK * POINT_BYTES + 1024
 
 
+class StreamLost(ProtocolError):
+    """The connection ended. What was agreed and dealt with stands: connect again and go on."""
+
+
 class Stream(Protocol):
-    """Frames to and from the peer, in order. ``receive`` raises ProtocolError when it ends."""
+    """Frames to and from the peer, in order. Raises StreamLost when it ends."""
 
     def send(self, frame: bytes) -> None:
         """Queue one frame; blocks while the peer is slow."""
@@ -37,11 +40,14 @@ class Stream(Protocol):
         """The next frame."""
 
     def close(self) -> None:
-        """End the stream."""
+        """End the stream in good order."""
+
+    def abort(self) -> None:
+        """End the stream at once."""
 
 
 class SealedStream:
-    """Frames sealed end to end; counts and hashes what it sent, for the journal."""
+    """Frames sealed end to end. ``commitment``: the peer's, to the set it entered."""
 
     def __init__(
         self,
@@ -53,23 +59,28 @@ class SealedStream:
         peer: str,
         identity: Ed25519PrivateKey,
         randomness: Randomness,
+        commitment: bytes = b"",
     ) -> None:
-        self._stream = stream
-        self.bytes_sent, self.sent_digest = 0, hashlib.sha256()
+        self._stream, self.bytes_sent = stream, 0
         private = randomness(32)
         mine = wire.state(
             identity,
             me,
-            wire.Handshake(contract=contract.digest(), job=job, sender=me, key=public_key(private)),
-        )
+            wire.Handshake(
+                contract=contract.digest(), job=job, sender=me, receiver=peer,
+                key=public_key(private), commitment=commitment,
+            ),
+        )  # fmt: skip
         self._raw_send(wire.serialise(mine))
         try:
             theirs = wire.parse(wire.Signed, stream.receive(), 4096)
             shake = wire.read_statement(wire.Handshake, theirs, contract.identity_of(peer))
         except WireError as error:
             raise ProtocolError from error
-        if shake.contract != contract.digest() or shake.job != job or shake.sender != peer:
+        said = (shake.contract, shake.job, shake.sender, shake.receiver)
+        if said != (contract.digest(), job, peer, me):
             raise ProtocolError
+        self.commitment = shake.commitment
         secret = agree(private, shake.key)
         salt = wire.digest_statements([mine, theirs])
         self._out = ChaCha20Poly1305(
@@ -98,44 +109,14 @@ class SealedStream:
         except InvalidTag as error:
             raise ProtocolError from error
 
-    def send_points(self, kind: int, points: list[bytes]) -> None:
-        """A set of points: a header with their number, then chunks of 8,192."""
-        self.send(wire.serialise(wire.MatchHeader(items=len(points))))
-        for chunk in chunks(kind, points):
-            self.send(wire.serialise(chunk))
-
-    def receive_points(self, kind: int, most: int) -> list[bytes]:
-        """A set of at most ``most`` points. Raises ProtocolError for any other shape."""
-        try:
-            total = wire.parse(wire.MatchHeader, self.receive(), 64).items
-            if total > most:
-                raise ProtocolError
-            points: list[bytes] = []
-            while len(points) < total:
-                chunk = wire.parse(wire.MatchChunk, self.receive(), LARGEST_FRAME)
-                data = chunk.points
-                size = min(CHUNK, total - len(points))
-                if chunk.kind != kind or chunk.first != len(points):
-                    raise ProtocolError
-                if len(data) != size * POINT_BYTES:
-                    raise ProtocolError
-                points += [data[i : i + POINT_BYTES] for i in range(0, len(data), POINT_BYTES)]
-        except WireError as error:
-            raise ProtocolError from error
-        return points
-
     def _raw_send(self, frame: bytes) -> None:
         self.bytes_sent += len(frame)
-        self.sent_digest.update(frame)
         self._stream.send(frame)
 
     def close(self) -> None:
-        """End the stream."""
+        """End the stream in good order."""
         self._stream.close()
 
-
-def chunks(kind: int, points: list[bytes]) -> Iterator[wire.MatchChunk]:
-    """Points in chunks of 8,192."""
-    for first in range(0, len(points), CHUNK):
-        part: Iterable[bytes] = points[first : first + CHUNK]
-        yield wire.MatchChunk(kind=kind, first=first, points=b"".join(part))
+    def abort(self) -> None:
+        """End the stream at once."""
+        self._stream.abort()

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     import duckdb
 
 
+BATCH_ROWS = 1 << 16
+BATCH_MEMORY = "256MB"
+"""What DuckDB may hold while rows are read in batches."""
+
+
 @dataclass(frozen=True)
 class Source:
     """Where a partner's rows are and what its columns are called there.
@@ -134,14 +139,140 @@ def read(
 
     Raises DataError that names the source or column, never a value.
     """
+    report = Report()
+    with _selected(source, columns, wanted, identifiers, report) as (db, names, order):
+        with _data_errors(source):
+            fetched = db.execute(f"SELECT {names} FROM snapshot ORDER BY {order}").fetchnumpy()
+        arrays = [fetched[f"c{i}"] for i in range(len(fetched))]
+    return _snapshot(arrays, columns, wanted, identifiers, rows_per_person, report)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows in order of person. ``new``: (n,) whether a row is its person's first."""
+
+    key: list[str]
+    new: NDArray[np.bool_]
+    rows: dict[str, Floats]
+    identifiers: dict[str, list[str | None]]
+
+
+def batches(
+    source: Source,
+    columns: Columns,
+    wanted: Sequence[str],
+    *,
+    identifiers: Sequence[str],
+    rows_per_person: int,
+    report: Report,
+    folder: Path,
+) -> Iterator[Batch]:
+    """As :func:`read`, a bounded number of rows at a time; counts go into ``report``.
+
+    What DuckDB cannot hold it puts into ``folder``, encrypted, for as long as this runs.
+    """
+    last, seen = "", 0
+    with _selected(source, columns, wanted, identifiers, report, folder) as (db, names, order):
+        with _data_errors(source):
+            db.execute(f"CREATE TEMP TABLE ordered AS SELECT {names} FROM snapshot ORDER BY {order}")
+            db.execute("DROP TABLE snapshot")
+            found = db.execute("SELECT COUNT(*) FROM ordered").fetchone()
+        for first in range(0, int(found[0]) if found else 0, BATCH_ROWS):
+            with _data_errors(source):
+                fetched = db.execute(
+                    "SELECT * FROM ordered WHERE rowid >= ? AND rowid < ?",
+                    [first, first + BATCH_ROWS],
+                ).fetchnumpy()
+            arrays = [fetched[f"c{i}"] for i in range(len(fetched))]
+            batch, last, seen = _batch(
+                arrays, columns, wanted, identifiers, rows_per_person, report, last, seen
+            )
+            yield batch
+
+
+def _batch(
+    arrays: list[Any],
+    columns: Columns,
+    wanted: Sequence[str],
+    identifiers: Sequence[str],
+    rows_per_person: int,
+    report: Report,
+    last: str,
+    seen: int,
+) -> tuple[Batch, str, int]:
+    """``last``, ``seen``: the person that the batch before ended with, and rows kept of it."""
+    count = len(arrays[0])
+    report.rows += count
+    keys = _texts(arrays[0])
+    keep = np.array([bool(key) for key in keys], np.bool_)
+    report.without_person += count - int(keep.sum())
+    rows = {}
+    for name, array in zip(wanted, arrays[1:], strict=False):
+        rows[name], usable = _usable(name, columns[name], array, report)
+        keep &= usable
+    held = {n: _texts(a) for n, a in zip(identifiers, arrays[1 + len(wanted) :], strict=True)}
+    new = np.zeros(count, np.bool_)
+    for i in np.flatnonzero(keep).tolist():
+        if keys[i] != last:
+            last, seen, new[i] = str(keys[i]), 0, True
+        seen += 1
+        if seen > rows_per_person:
+            keep[i] = False
+            report.over_rows_per_person += 1
+    report.people += int(new.sum())
+    place = np.flatnonzero(keep).tolist()
+    batch = Batch(
+        [str(keys[i]) for i in place],
+        new[keep],
+        {name: values[keep] for name, values in rows.items()},
+        held if len(place) == count else {n: [v[i] for i in place] for n, v in held.items()},
+    )
+    return batch, last, seen
+
+
+def _texts(array: Any) -> list[str | None]:
+    """A column of texts; None for NULL."""
+    if isinstance(array, np.ma.MaskedArray):
+        array = np.ma.filled(array.astype(object), None)
+    values: list[Any] = array.tolist()
+    return [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in values]
+
+
+def _usable(
+    name: str, column: Column, array: Any, report: Report
+) -> tuple[Floats, NDArray[np.bool_]]:
+    """A column's values, clipped to its bounds, and which can be used; both counted."""
+    values = _values(column, array)
+    usable: NDArray[np.bool_] = np.isfinite(values)
+    if not bool(usable.all()):
+        report.unusable[name] = report.unusable.get(name, 0) + int((~usable).sum())
+    if isinstance(column, Number):
+        inside = np.clip(values, column.low, column.high)
+        outside = int(((inside != values) & usable).sum())
+        if outside:
+            report.clipped[name] = report.clipped.get(name, 0) + outside
+        values = inside
+    return values, usable
+
+
+@contextmanager
+def _selected(
+    source: Source,
+    columns: Columns,
+    wanted: Sequence[str],
+    identifiers: Sequence[str],
+    report: Report,
+    folder: Path | None = None,
+) -> Iterator[tuple[duckdb.DuckDBPyConnection, str, str]]:
+    """The mapped columns as a table ``snapshot``; what to select of it as c0, c1, ... and in which
+    order. Raises DataError."""
     for name in wanted:
         if name not in source.columns or name not in columns:
             raise DataError(f"column {name}: not mapped in partner.toml, [data.columns]")
     for name in identifiers:
         if name not in source.identifiers:
             raise DataError(f"identifier {name}: not mapped in partner.toml, [data.identifiers]")
-    report = Report()
-    with _opened(source) as (db, relation, malformed):
+    with _opened(source, folder) as (db, relation, malformed):
         selected = [f"CAST({_quoted(source.person)} AS VARCHAR)"]
         for name in wanted:
             selected.append(_expression(columns[name], _quoted(source.columns[name])))
@@ -159,10 +290,8 @@ def read(
             db.execute(
                 f"CREATE TEMP TABLE snapshot AS SELECT {', '.join(map(_quoted, raw))} FROM {relation}"
             )
-            fetched = db.execute(f"SELECT {names} FROM snapshot ORDER BY {order}").fetchnumpy()
             report.malformed_lines = malformed(db)
-    arrays = [fetched[f"c{i}"] for i in range(len(selected))]
-    return _snapshot(arrays, columns, wanted, identifiers, rows_per_person, report)
+        yield db, names, order
 
 
 def _snapshot(
@@ -181,17 +310,7 @@ def _snapshot(
     report.without_person = int((~keep).sum())
     rows: dict[str, Floats] = {}
     for name, array in zip(wanted, arrays[1:], strict=False):
-        column = columns[name]
-        values = _values(column, array)
-        usable = np.isfinite(values)
-        if not bool(usable.all()):
-            report.unusable[name] = int((~usable).sum())
-        if isinstance(column, Number):
-            inside = np.clip(values, column.low, column.high)
-            outside = int(((inside != values) & usable).sum())
-            if outside:
-                report.clipped[name] = outside
-            values = inside
+        values, usable = _usable(name, columns[name], array, report)
         rows[name] = values
         keep &= usable
     keys = np.array(texts, dtype=np.str_) if texts else np.empty(0, dtype="<U1")
@@ -265,7 +384,7 @@ def _data_errors(source: Source) -> Iterator[None]:
 
 
 @contextmanager
-def _opened(source: Source) -> Iterator[tuple[duckdb.DuckDBPyConnection, str, Any]]:
+def _opened(source: Source, folder: Path | None = None) -> Iterator[tuple[duckdb.DuckDBPyConnection, str, Any]]:
     """A connection, the relation to select from, and a count of malformed lines."""
     import duckdb
 
@@ -282,6 +401,12 @@ def _opened(source: Source) -> Iterator[tuple[duckdb.DuckDBPyConnection, str, An
         "memory_limit": "1GB",
         "threads": "2",
     }
+    if folder is not None:
+        settings |= {
+            "memory_limit": BATCH_MEMORY,
+            "temp_directory": str(folder),
+            "temp_file_encryption": "true",
+        }
     location = source.location
     csv = "read_csv({}, all_varchar=true, header=true, store_rejects=true)"
     if location.startswith(("postgresql://", "postgres://")):

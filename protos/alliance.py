@@ -27,7 +27,7 @@ NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 COLUMN = re.compile(r"[a-z][a-z0-9_]{0,47}")
 RESERVED = {"fold", "person", "and", "or", "not", "True", "False", "None"}
 Kind = Literal["query", "segment", "propensity", "evaluate", "match"]
-IdentifierKind = Literal["email", "phone", "id_card", "device_id"]
+IdentifierKind = Literal["email", "phone", "id_card", "device_id", "hashed"]
 
 
 class Coordinator(Strict):
@@ -114,13 +114,17 @@ class Purpose(Strict):
 
 
 class Matching(Strict):
-    """Rules of the second door. ``recipients``: who may receive match lists; nobody if empty."""
+    """Rules of the second door. ``recipients``: who may receive match lists; nobody if empty.
+
+    ``engine``: ``auto`` takes the fastest blinding that both sides have; ``fast`` uses the
+    semi-honest fast lane for lists between two parties.
+    """
 
     identifiers: tuple[IdentifierKind, ...] = Field(min_length=1)
     bucket: int = Field(ge=64, le=1 << 24, description="sets are padded to a multiple")
-    largest_set: int = Field(ge=64, le=1 << 27)
+    largest_set: int = Field(ge=64, le=1 << 26)
     recipients: tuple[str, ...] = ()
-    engine: Literal["ristretto255"] = "ristretto255"
+    engine: Literal["auto", "ristretto255", "fast"] = "auto"
 
 
 class Contract(Strict):

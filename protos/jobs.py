@@ -23,7 +23,8 @@ from privacy.programs.program import Program, check_plan
 from privacy.programs.propensity import STEPS, Propensity
 from privacy.programs.query import Measure, Query
 from privacy.programs.segment import Segment
-from protos.alliance import NAME, Contract, IdentifierKind, Kind
+from protos.alliance import NAME, Contract, Kind
+from protos.matches import MatchJob
 from protos.toml import Strict, build, canonical, read_toml
 
 _MEASURE = re.compile(
@@ -77,28 +78,6 @@ class EvaluateJob(Strict):
     platt: tuple[float, ...] = ()
 
 
-class MatchJob(Strict):
-    """A blinded match of two partners' audiences. The first of ``parties`` receives.
-
-    ``rules``: each party's own rule over its columns, segments and scores; absent: all customers.
-    """
-
-    identifier: IdentifierKind
-    parties: tuple[str, str]
-    rules: dict[str, str] = Field(default_factory=dict)
-    result: Literal["size", "list"]
-
-    @model_validator(mode="after")
-    def _two(self) -> MatchJob:
-        if self.parties[0] == self.parties[1]:
-            raise ValueError("parties must differ")
-        if not set(self.rules) <= set(self.parties):
-            raise ValueError("rules names someone who is not in parties")
-        for text in self.rules.values():
-            rules.parse(text)
-        return self
-
-
 class Job(Strict):
     """One job. Exactly the table that ``kind`` names is present."""
 
@@ -125,10 +104,10 @@ class Job(Strict):
             if (getattr(self, kind) is not None) != (kind == self.kind):
                 state = "is missing" if kind == self.kind else f"does not belong to a {self.kind}"
                 raise ValueError(f"table [{kind}] {state}")
-        is_list = self.match is not None and self.match.result == "list"
-        if is_list and self.epsilon:
+        is_exact = self.match is not None and not self.match.is_noisy
+        if is_exact and self.epsilon:
             raise ValueError("epsilon: a match list has no epsilon; it is a disclosure")
-        if not is_list and self.epsilon <= 0:
+        if not is_exact and self.epsilon <= 0:
             raise ValueError("epsilon: must be above 0")
         return self
 
@@ -137,7 +116,7 @@ class Job(Strict):
         return canonical(self.model_dump(mode="json"))
 
     def participants(self, contract: Contract) -> tuple[str, ...]:
-        """Who takes part: both parties of a match, else the whole cohort."""
+        """Who takes part: the parties of a match, else the whole cohort."""
         if self.match:
             return self.match.parties
         return tuple(party.name for party in contract.parties)
@@ -158,19 +137,7 @@ class Job(Strict):
         if self.kind not in purpose.kinds:
             raise ConfigError("kind", f"purpose {self.purpose!r} does not allow {self.kind}")
         if self.match:
-            if contract.matching is None:
-                raise ConfigError("match", "the contract has no matching rules")
-            names = {party.name for party in contract.parties}
-            for party in self.match.parties:
-                if party not in names:
-                    raise ConfigError("match.parties", f"{party} is not a party")
-            if self.match.identifier not in contract.matching.identifiers:
-                raise ConfigError("match.identifier", "is not allowed by the contract")
-            receiver = self.match.parties[0]
-            if self.match.result == "list" and receiver not in contract.matching.recipients:
-                raise ConfigError(
-                    "match.parties", f"the contract does not let {receiver} receive match lists"
-                )
+            self.match.check(contract)
             return
         try:
             check_plan(self.program(contract).plan(), self.mu2(contract))

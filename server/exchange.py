@@ -1,8 +1,8 @@
 """The relay of match streams: gRPC over mutual TLS. It reads nothing and keeps nothing.
 
-The two parties of an open match job are joined, frame by frame, through short queues, so a slow
-reader slows the writer (back-pressure). Who a caller is comes from its certificate, issued by the
-alliance's authority.
+Two parties of an open match job are joined, frame by frame, through short queues, so a slow reader slows
+the writer (back-pressure). Who a caller is comes from its certificate, issued by the alliance's
+authority. When one end breaks, the other is cut too: both connect again and go on where they were.
 """
 
 from __future__ import annotations
@@ -17,68 +17,99 @@ from typing import Any
 
 import grpc
 
-from privacy.matching.group import CHUNK, POINT_BYTES
+from privacy.matching.deck import CHUNK
+from privacy.matching.engine import POINT_BYTES
 from server.home import Home
 
 log = logging.getLogger("tallystick.exchange")
 
 METHOD = "/tallystick.v1.Exchange/Relay"
-JOB_KEY = "tallystick-job"
+JOB_KEY, PEER_KEY = "tallystick-job", "tallystick-peer"
 LARGEST_FRAME = CHUNK * POINT_BYTES + 1024
 QUEUED_FRAMES = 8
 QUIET = 600.0
 """Seconds to wait for a peer to come, or to read on."""
 TICK = 0.05
-MOST_STREAMS = 64
+MOST_STREAMS = 128
 
 
 class _Meeting:
-    """The ends of one job. ``finished``: parties whose frames are all in the peer's inbox."""
+    """The two ends of one connection. ``finished``: whose frames are all in the peer's inbox."""
 
     def __init__(self) -> None:
-        self.inboxes: dict[str, queue.Queue[bytes]] = {}
+        self.inboxes: dict[str, queue.Queue[bytes | None]] = {}
         self.finished: set[str] = set()
+        self.cut = threading.Event()
+
+    def end(self) -> None:
+        """Cut both ends; wakes who waits for a frame."""
+        self.cut.set()
+        for inbox in list(self.inboxes.values()):
+            try:
+                inbox.put_nowait(None)
+            except queue.Full:
+                continue
 
 
 class Exchange:
-    """Joins the two parties of each open match. ``parties_of``: who may join a job, or nobody."""
+    """Joins two parties of an open match. ``parties_of``: who may join a job, or nobody."""
 
     def __init__(self, parties_of: Callable[[str], tuple[str, ...]]) -> None:
         self._parties_of = parties_of
-        self._meetings: dict[str, _Meeting] = {}
+        self._meetings: dict[tuple[str, frozenset[str]], _Meeting] = {}
         self._lock = threading.Lock()
         self.bytes_relayed = 0
 
     def relay(self, frames: Iterator[bytes], context: Any) -> Iterator[bytes]:
         """gRPC handler: frames in from one party, out to the other."""
-        me = _caller(context)
-        job = dict(context.invocation_metadata()).get(JOB_KEY, "")
+        me, metadata = _caller(context), dict(context.invocation_metadata())
+        job, peer = metadata.get(JOB_KEY, ""), metadata.get(PEER_KEY, "")
         parties = self._parties_of(job)
-        if me not in parties:
+        if me not in parties or peer not in parties or me == peer:
             context.abort(grpc.StatusCode.PERMISSION_DENIED, "not a party of an open match")
-        peer = parties[1] if parties[0] == me else parties[0]
-        inbox: queue.Queue[bytes] = queue.Queue(maxsize=QUEUED_FRAMES)
-        with self._lock:
-            meeting = self._meetings.setdefault(job, _Meeting())
-            if me in meeting.inboxes or me in meeting.finished:
-                context.abort(grpc.StatusCode.ALREADY_EXISTS, "already connected")
-            meeting.inboxes[me] = inbox
+        meeting, inbox = self._join(job, me, peer)
         threading.Thread(
             target=self._pump, args=(frames, meeting, me, peer, context), daemon=True
         ).start()
         try:
-            while context.is_active():
+            while context.is_active() and not meeting.cut.is_set():
                 try:
-                    yield inbox.get(timeout=TICK)
+                    frame = inbox.get(timeout=TICK)
                 except queue.Empty:
-                    if peer in meeting.finished:
+                    if {me, peer} <= meeting.finished and inbox.empty():
                         return
+                    continue
+                if frame is not None:
+                    yield frame
         finally:
-            with self._lock:
-                meeting.inboxes.pop(me, None)
-                meeting.finished.add(me)
-                if not meeting.inboxes:
-                    self._meetings.pop(job, None)
+            self._leave(job, me, peer, meeting)
+
+    def _join(
+        self, job: str, me: str, peer: str
+    ) -> tuple[_Meeting, queue.Queue[bytes | None]]:
+        """A party that comes back replaces its old connection, and cuts the peer's."""
+        inbox: queue.Queue[bytes | None] = queue.Queue(maxsize=QUEUED_FRAMES)
+        key = (job, frozenset((me, peer)))
+        with self._lock:
+            meeting = self._meetings.get(key)
+            if meeting is not None and (
+                meeting.cut.is_set() or me in meeting.inboxes or me in meeting.finished
+            ):
+                meeting.end()
+                meeting = None
+            if meeting is None:
+                meeting = self._meetings[key] = _Meeting()
+            meeting.inboxes[me] = inbox
+        return meeting, inbox
+
+    def _leave(self, job: str, me: str, peer: str, meeting: _Meeting) -> None:
+        key = (job, frozenset((me, peer)))
+        with self._lock:
+            if not {me, peer} <= meeting.finished:
+                meeting.end()  # not in good order: the peer must not wait
+            meeting.inboxes.pop(me, None)
+            if not meeting.inboxes and self._meetings.get(key) is meeting:
+                del self._meetings[key]
 
     def _pump(
         self, frames: Iterator[bytes], meeting: _Meeting, me: str, peer: str, context: Any
@@ -86,23 +117,22 @@ class Exchange:
         try:
             for frame in frames:
                 if len(frame) > LARGEST_FRAME or not _put(meeting, peer, frame, context):
+                    meeting.end()
                     context.cancel()
                     return
                 self.bytes_relayed += len(frame)
+            meeting.finished.add(me)
         except Exception:  # grpc raises a bare Exception when the call is gone
             log.debug("a match stream ended early")
-        finally:
-            meeting.finished.add(me)
+            meeting.end()
 
 
 def _put(meeting: _Meeting, peer: str, frame: bytes, context: Any) -> bool:
     """Hand a frame to the peer, waiting for it to come and to read; False if it does not."""
     deadline = time.monotonic() + QUIET
-    while context.is_active() and time.monotonic() < deadline:
+    while context.is_active() and not meeting.cut.is_set() and time.monotonic() < deadline:
         inbox = meeting.inboxes.get(peer)
         if inbox is None:
-            if peer in meeting.finished:
-                return False
             time.sleep(TICK)
             continue
         try:

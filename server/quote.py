@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from privacy.matching.size import SizeNoise
+from privacy.matching.overlap import dummy_groups
 from protos.alliance import Contract
 from protos.jobs import Job
+from protos.matches import MatchJob
 
 HEADER_BYTES = 700
 """Signed header, statements and framing of one reply, roughly."""
@@ -35,10 +36,7 @@ def quote(job: Job, contract: Contract) -> Quote:
     mu2 = job.mu2(contract)
     person = contract.per_person(mu2) if mu2 else 0.0
     if job.match and contract.matching:
-        noise = SizeNoise.for_mu2(mu2) if mu2 else None
-        errors = {"size": noise.deviation * 2.0**0.5} if noise else {}
-        smallest = contract.matching.bucket + (noise.dummies if noise else 0)
-        return Quote(job.epsilon, person, mu2, 1, 3, 3 * 32 * smallest, errors)
+        return _match(job, job.match, contract, mu2, person)
     program = job.program(contract)
     plan, roster = program.plan(), contract.roster()
     stages = len({release.stage for release in plan})
@@ -55,3 +53,21 @@ def quote(job: Job, contract: Contract) -> Quote:
         parties * (8 * words + 2 * HEADER_BYTES * (stages + 3)),
         {name: error * delivered for name, error in program.expected_error().items()},
     )
+
+
+def _match(
+    job: Job, match: MatchJob, contract: Contract, mu2: float, person: float
+) -> Quote:
+    """Bytes are those of the smallest sets, one bucket each; the noise is that of both sides."""
+    size = match.size_noise(mu2) if mu2 else None
+    total = match.sum_noise(contract, mu2) if mu2 else None
+    errors = {"size": size.deviation * 2.0**0.5} if size else {}
+    if total:
+        errors["sum"] = total.deviation * 2.0**0.5
+    parties = len(match.parties)
+    groups = dummy_groups(parties) if match.result == "overlap" else 1
+    smallest = contract.matching.bucket if contract.matching else 0
+    smallest += size.dummies * groups if size else 0
+    per_item = 74 if parties == 2 else 42 * parties
+    releases = len(match.price(contract, mu2)) if mu2 else 0
+    return Quote(job.epsilon, person, mu2, releases, 3, per_item * smallest, errors)

@@ -84,21 +84,30 @@ class Rounds:
         *,
         enough: int | None = None,
         grace: float | None = None,
+        working: Callable[[str, wire.Working], None] | None = None,
+        patience: float | None = None,
     ) -> dict[str, wire.ReplyBody]:
         """One answer from each partner.
 
-        With ``enough``, after ``grace`` seconds that many will do. Raises RoundFailed if a partner
+        ``working`` is told of partners that say they work on it; with ``patience`` such a partner may
+        take that long. With ``enough``, after ``grace`` seconds that many will do. Raises RoundFailed if a partner
         refuses or patience runs out.
         """
         answers: dict[str, wire.ReplyBody] = {}
-        started = self._clock()
+        started = heard = self._clock()
         self.traffic.rounds += 1
         while True:
             waiting = [name for name in bodies if name not in answers]
-            answers |= self._once({name: bodies[name] for name in waiting}, grace)
+            found, busy = self._once({name: bodies[name] for name in waiting}, grace)
+            answers |= found
             if len(answers) == len(bodies):
                 break
-            passed = self._clock() - started
+            now = self._clock()
+            if patience is not None and busy and now - started < patience:
+                heard = now
+            for name, state in busy.items() if working else ():
+                working(name, state)
+            passed = now - heard
             if enough is not None and len(answers) >= enough and passed >= (grace or 0.0):
                 break
             if passed > self._patience:
@@ -113,20 +122,25 @@ class Rounds:
 
     def _once(
         self, bodies: Mapping[str, wire.Request], grace: float | None
-    ) -> dict[str, wire.ReplyBody]:
+    ) -> tuple[dict[str, wire.ReplyBody], dict[str, wire.Working]]:
+        """Answers, and who is still working."""
         envelopes = {name: self._seal(name, body) for name, body in bodies.items()}
         self.traffic.bytes_out += sum(map(len, envelopes.values()))
         timeout = min(60.0, self._patience) if grace is None else max(grace, 1.0)
         answers: dict[str, wire.ReplyBody] = {}
+        busy: dict[str, wire.Working] = {}
         for name, delivered in self._transport.exchange(envelopes, timeout).items():
             self.traffic.bytes_in += len(delivered.reply)
             body = self._open(name, delivered)
-            if body is None or body.HasField("working"):
+            if body is None:
+                continue
+            if body.HasField("working"):
+                busy[name] = body.working
                 continue
             if body.HasField("refusal"):
                 raise RoundFailed(f"{name} refused: {_advice(body.refusal.code)}")
             answers[name] = body
-        return answers
+        return answers, busy
 
     def _seal(self, name: str, body: wire.Request) -> bytes:
         request = wire.Request()

@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from client.gate import Delivery, Gate
-from client.stream import Stream
-from privacy.errors import ProtocolError
+from client.stream import Stream, StreamLost
 from privacy.randomness import Randomness
 from protos import jobs, wire
 from server.rounds import Delivered, Rounds, Traffic
@@ -25,44 +25,81 @@ from server.tasks.noisy_sum import Checkpoint, Memory, NoisySumDrive
 from simulations.alliances import Alliance
 
 
-class PairedStream:
-    """One end of a bounded in-process pipe."""
+PIPE_TICK, PIPE_PATIENCE = 0.02, 3000
+"""Seconds between looks at a pipe; looks before it is given up."""
 
-    def __init__(self, inbox: queue.Queue[bytes | None], outbox: queue.Queue[bytes | None]) -> None:
-        self._inbox, self._outbox = inbox, outbox
+
+class _Link:
+    """Two bounded queues; ``cut`` ends both ways at once."""
+
+    def __init__(self) -> None:
+        self.inboxes: dict[str, queue.Queue[bytes | None]] = {}
+        self.cut = threading.Event()
+
+
+class PairedStream:
+    """One end of an in-process pipe."""
+
+    def __init__(self, link: _Link, me: str, peer: str) -> None:
+        self._link, self._me, self._peer, self._closed = link, me, peer, False
 
     def send(self, frame: bytes) -> None:
-        self._outbox.put(frame, timeout=60)
+        self._put(frame)
+
+    def _put(self, frame: bytes | None) -> None:
+        for _ in range(PIPE_PATIENCE):
+            if self._link.cut.is_set():
+                break
+            inbox = self._link.inboxes.get(self._peer)
+            try:
+                if inbox is not None:
+                    inbox.put(frame, timeout=PIPE_TICK)
+                    return
+            except queue.Full:
+                continue
+            time.sleep(PIPE_TICK)
+        raise StreamLost
 
     def receive(self) -> bytes:
-        try:
-            frame = self._inbox.get(timeout=60)
-        except queue.Empty:
-            raise ProtocolError from None
-        if frame is None:
-            raise ProtocolError
-        return frame
+        for _ in range(PIPE_PATIENCE):
+            try:
+                frame = self._link.inboxes[self._me].get(timeout=PIPE_TICK)
+            except queue.Empty:
+                if self._link.cut.is_set():
+                    break
+                continue
+            if frame is not None:
+                return frame
+            break
+        raise StreamLost
 
     def close(self) -> None:
-        self._outbox.put(None, timeout=60)
+        self._put(None)
+        self._closed = True
+
+    def abort(self) -> None:
+        if not self._closed:
+            self._link.cut.set()
 
 
 class Pipes:
-    """The exchange's stand-in: the two ends of each job's stream."""
+    """The exchange's stand-in: joins the two ends of each job's streams."""
 
     def __init__(self) -> None:
-        self._waiting: dict[str, PairedStream] = {}
+        self._links: dict[tuple[str, frozenset[str]], _Link] = {}
         self._lock = threading.Lock()
 
-    def open(self, job: str) -> Stream:
-        """The first caller gets one end, the second the other."""
+    def open(self, me: str, job: str, peer: str) -> Stream:
+        """An end; whoever comes back cuts the connection there was."""
+        key = (job, frozenset((me, peer)))
         with self._lock:
-            if job in self._waiting:
-                return self._waiting.pop(job)
-            left: queue.Queue[bytes | None] = queue.Queue(maxsize=16)
-            right: queue.Queue[bytes | None] = queue.Queue(maxsize=16)
-            self._waiting[job] = PairedStream(right, left)
-            return PairedStream(left, right)
+            link = self._links.get(key)
+            if link is None or link.cut.is_set() or me in link.inboxes:
+                if link is not None:
+                    link.cut.set()
+                link = self._links[key] = _Link()
+            link.inboxes[me] = queue.Queue(maxsize=16)
+            return PairedStream(link, me, peer)
 
 
 @dataclass
@@ -97,7 +134,7 @@ class Room:
                 home,
                 randomness=self.randomness,
                 clock=self.clock,
-                open_stream=pipes.open,
+                open_stream=partial(pipes.open, name),
                 patience=60.0,
             )
         self._pool = ThreadPoolExecutor(max_workers=max(2, len(self.gates)))

@@ -1,197 +1,395 @@
-"""The second door, the partner's half: a blinded match with one other partner.
+"""The second door, the partner's half: a blinded match with one or more other partners.
 
-The charge, or the disclosure, is in the ledger before the first byte leaves. The keys live in this
-object and die with it; a match that breaks is a new job, with a new charge.
+The charge, or the disclosure, is in the ledger before the first byte leaves. What a match needs to go on
+after a break (a sealed seed, logs of what was dealt with, digests of every frame) lies encrypted in
+``state/matches/JOB`` and goes when the match ends, whatever way.
 """
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
+import json
+import logging
+import shutil
+import threading
+import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from client.home import write_private
+from client.audience import Audience, Wanted
+from client.channel import DONE, MatchChannel, Pins
 from client.journal import Journal
 from client.ledger import Charge
-from client.stream import SealedStream, Stream
-from client.table import Snapshot
+from client.sets import DAY, EarlierSets
+from client.spill import DiskSpool
+from client.stream import SealedStream, Stream, StreamLost
+from client.table import Report, Source
+from client.tasks import matching
 from client.tasks.noisy_sum import Context
-from privacy.errors import ParameterError, ProtocolError, Refused, TallystickError
-from privacy.identifiers import hashed
-from privacy.matching.protocol import Receiver, Sender, Terms
-from privacy.matching.size import SizeNoise
-from privacy.programs import rules
+from privacy.errors import ParameterError, ProtocolError, Refused
+from privacy.matching import fast
+from privacy.matching.terms import Secrets
 from privacy.programs.scoring import Model
 from protos import wire
-from protos.alliance import Contract
-from protos.jobs import Job, MatchJob
+from protos.jobs import Job
 from protos.refusal import Code
 
-Opener = Callable[[str], Stream]
-"""Opens a job's stream at the exchange."""
+log = logging.getLogger("tallystick.match")
 
-FIRST, SECOND, THIRD = 1, 2, 3
+Opener = Callable[[str, str], Stream]
+"""Opens a job's stream to a peer at the exchange."""
+PATIENCE = 600.0
+"""Seconds without a connection before a match is left for the coordinator to resume."""
+FAREWELL = 60.0
+"""The same once this side has all it needs and only the peer might not."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
+
+
+@dataclass
+class Progress:
+    """Padded elements dealt with, of how many; public numbers."""
+
+    done: int = 0
+    total: int = 0
 
 
 class MatchTask:
-    """One match at one partner."""
+    """One match at one partner. ``pause`` and ``monotonic`` are the clock it waits by."""
 
     def __init__(
-        self, context: Context, journal: Journal, job_id: str, job: Job, open_stream: Opener
+        self,
+        context: Context,
+        journal: Journal,
+        job_id: str,
+        job: Job,
+        open_stream: Opener,
+        folders: tuple[Path, Path, Path],
+        sets: EarlierSets,
+        *,
+        pause: Callable[[float], None] = time.sleep,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         if job.match is None or context.contract.matching is None:
             raise Refused(Code.POLICY, "not a match")
         self.at, self.journal, self.id = context, journal, job_id
-        self.job, self.spec, self.matching = job, job.match, context.contract.matching
-        self._open = open_stream
-        self.receives = self.spec.parties[0] == context.me
-        self.peer = self.spec.parties[1 if self.receives else 0]
-        is_size = self.spec.result == "size"
-        self.noise = SizeNoise.for_mu2(job.mu2(context.contract)) if is_size else None
-        self.terms = Terms(
-            bytes.fromhex(job_id), self.matching.bucket, self.matching.largest_set, self.noise
-        )
+        self.job, self.spec, self.rules = job, job.match, context.contract.matching
+        self.progress, self.stopping = Progress(), threading.Event()
+        self._open, self._sets = open_stream, sets
+        matches, self._audiences, self._caches = folders
+        self._folder = matches / job_id
+        self._pause, self._monotonic = pause, monotonic
+        self._peers = [name for name in self.spec.parties if name != context.me]
+        self._channels: dict[str, MatchChannel] = {}
 
-    @staticmethod
-    def columns(
-        spec: MatchJob, me: str, contract: Contract, models: Mapping[str, Model]
-    ) -> set[str]:
-        """Columns this partner's rule needs, directly or through a model.
+    # ------------------------------------------------------------------ at the start of the job
 
-        Raises Refused(POLICY) for a name that is neither a column nor a model here.
-        """
-        text = spec.rules.get(me)
-        needed: set[str] = set()
-        for name in rules.parse(text).names if text else ():
-            if name in models:
-                needed |= set(models[name].names)
-            elif name in contract.columns:
-                needed.add(name)
+    def prepare(self, source: Source, models: Mapping[str, Model], report: Report) -> None:
+        """Read the audience into the match's folder. Raises Refused or DataError, leaving nothing."""
+        if self.uses_fast_lane and not fast.available():
+            raise Refused(Code.UNAVAILABLE, "engine fast needs the extra: tallystick[fast]")
+        if self.spec.cache is not None:
+            self._kept_cache()  # refuse early
+        self.at.store.put_secret(self.id, "match seed", self.at.randomness(32))
+        with self._spool() as spool:
+            try:
+                if self.needs_audience:
+                    self._read(spool, source, models, report)
+            except BaseException:
+                spool.destroy()
+                raise
+
+    def _read(
+        self, spool: DiskSpool, source: Source, models: Mapping[str, Model], report: Report
+    ) -> None:
+        wanted = Wanted.of(self.spec, self.at.me, self.at.contract, models)
+        audience = Audience(spool, self.spec.identifiers)
+        audience.write(source, wanted, report, self._folder / "reading")
+        if report.people < self.at.contract.privacy.smallest_cohort:
+            raise Refused(Code.UNAVAILABLE, "fewer people than the contract's smallest cohort")
+        self._check_sets(audience, keep=False)
+
+    @property
+    def needs_audience(self) -> bool:
+        """Whether this partner enters a set now; a sender whose set is cached does not."""
+        return self.spec.cache is None or self.spec.parties[0] == self.at.me
+
+    @property
+    def uses_fast_lane(self) -> bool:
+        """Whether the contract chose the fast lane and this match is one it can do."""
+        plain = self.spec.result == "list" and not self.spec.is_ring and self.spec.cache is None
+        return self.rules.engine == "fast" and plain
+
+    def _check_sets(self, audience: Audience, *, keep: bool) -> None:
+        """The cap and the difference rule, for each kind of identifier."""
+        privacy, now = self.at.contract.privacy, self.at.ledger.now()
+        for kind in self.spec.identifiers:
+            parts = [self._sets.tags(found) for found, _ in audience.records(kind)]
+            tags = np.unique(np.concatenate(parts)) if parts else np.empty(0, np.uint64)
+            if len(tags) > self.rules.largest_set:
+                raise Refused(Code.UNAVAILABLE, "the set is larger than the contract allows")
+            if keep:
+                self._sets.keep(self.id, kind, tags, now, privacy.period_days)
             else:
-                raise Refused(Code.POLICY, f"rule: {name} is neither a column nor a model here")
-        return needed
+                since = now - privacy.period_days * DAY
+                self._sets.check(kind, tags, privacy.smallest_cohort, since)
 
-    def audience(
-        self, snapshot: Snapshot, models: Mapping[str, Model]
-    ) -> tuple[list[bytes], list[list[str]]]:
-        """Distinct hashed identifiers that the rule selects, and the keys behind each.
+    # ------------------------------------------------------------------ the match
 
-        For a noisy size each person enters one identifier at most: the sensitivity is one.
+    def run(self) -> wire.MatchReply:
+        """Match, or go on matching. A stored answer is given again.
+
+        Refused(PROTOCOL) where a cryptographic check failed: the match is over. Refused(UNAVAILABLE)
+        where the peer did not come: the match can be resumed.
         """
-        text = self.spec.rules.get(self.at.me)
-        chosen: NDArray[np.bool_] = np.ones(snapshot.count, dtype=np.bool_)
-        if text:
-            rows = dict(snapshot.rows)
-            rule = rules.parse(text)
-            for name in rule.names & set(models):
-                rows[name] = models[name].score(rows)
-            chosen = rule.select(rows, self.at.contract.declared_columns(), snapshot.count)
-        texts = snapshot.identifiers[self.spec.identifier]
-        owners: dict[bytes, list[str]] = {}
-        picked = np.flatnonzero(chosen)
-        digests = hashed(self.spec.identifier, [str(texts[i]) for i in picked])
-        entered: set[str] = set()
-        for i, digest in zip(picked, digests, strict=True):
-            key = str(snapshot.key[i])
-            if digest is None or (self.noise and key in entered):
-                continue
-            entered.add(key)
-            owners.setdefault(digest, []).append(key)
-        return list(owners), list(owners.values())
-
-    def run(
-        self, snapshot: Snapshot, models: Mapping[str, Model], audiences: Path
-    ) -> wire.MatchReply:
-        """Match. A stored answer is given again; a match that broke stays broken."""
         stored = self.at.store.reply(self.id, "match", b"")
         if stored is not None:
             return wire.parse(wire.MatchReply, stored)
-        items, keys = self.audience(snapshot, models)
-        try:
-            self.terms.padded(len(items))
-        except ParameterError as error:
-            raise Refused(Code.UNAVAILABLE, str(error)) from None
-        self._charge()
-        stream: SealedStream | None = None
-        try:
-            stream = SealedStream(
-                self._open(self.id),
-                contract=self.at.contract,
-                job=self.id,
-                me=self.at.me,
-                peer=self.peer,
-                identity=self.at.identity,
-                randomness=self.at.randomness,
-            )
-            reply = (
-                self._receive(stream, items, keys, audiences)
-                if self.receives
-                else self._send(stream, items)
-            )
-        except (ProtocolError, ParameterError) as error:
-            raise Refused(Code.PROTOCOL, type(error).__name__) from None
-        finally:
-            if stream is not None:
-                with contextlib.suppress(TallystickError):
-                    stream.close()
-                self.journal.record_digest(
-                    "match", self.id, stream.bytes_sent, stream.sent_digest.digest(), self.peer
-                )
-        self.at.store.put_reply(self.id, "match", b"", wire.serialise(reply))
+        if self.at.store.secret(self.id, "match failed") is not None:
+            raise Refused(Code.JOB_CLOSED, "the match failed; start it as a new job")
+        with self._spool() as spool:
+            self._start(spool)
+            try:
+                reply = self._until_done(spool)
+            except StreamLost:
+                raise Refused(Code.UNAVAILABLE, "no peer; the match can be resumed") from None
+            except (ProtocolError, ParameterError) as error:
+                self.at.store.put_secret(self.id, "match failed", b"failed")
+                spool.destroy()
+                raise Refused(Code.PROTOCOL, type(error).__name__) from None
+            self.at.store.put_reply(self.id, "match", b"", wire.serialise(reply))
+            spool.destroy()
         return reply
 
-    def _charge(self) -> None:
-        """Once per job, journalled with it: a second start of a broken match is refused."""
+    def _start(self, spool: DiskSpool) -> None:
+        """Once: charge or count what is disclosed, remember the set, write the journal."""
+        if self.at.store.secret(self.id, "match started") is not None:
+            return
         with self.at.store.transaction():
-            if self.at.store.secret(self.id, "match started") is not None:
-                raise Refused(Code.JOB_CLOSED, "the match broke; start it as a new job")
             self.at.store.put_secret(self.id, "match started", b"started")
-            self.journal.record("match opened", self.id, b"", self.peer)
-            if self.noise:
-                self.at.ledger.charge(
-                    self.id, [Charge("match size", self.noise.mu2, self.noise.delta)]
-                )
-            else:
+            for peer in self._peers:
+                self.journal.record("match opened", self.id, b"", peer)
+            price = self.spec.price(self.at.contract, self.job.mu2(self.at.contract))
+            if price:
+                self.at.ledger.charge(self.id, [Charge(*charge) for charge in price])
+            for recipient in self.spec.recipients:
+                self._disclose(recipient)
+            if self.needs_audience:
+                self._check_sets(Audience(spool, self.spec.identifiers), keep=True)
+
+    def _disclose(self, recipient: str) -> None:
+        kind = f"match {self.spec.result}"
+        self.journal.record(f"{kind} for {self.job.purpose}", self.id, b"", recipient)
+        self.at.store.execute(
+            "INSERT INTO disclosures (time, job, kind, recipient, purpose) VALUES (?, ?, ?, ?, ?)",
+            self.at.ledger.now(),
+            self.id,
+            kind,
+            recipient,
+            self.job.purpose,
+        )
+
+    def _until_done(self, spool: DiskSpool) -> wire.MatchReply:
+        reply: wire.MatchReply | None = None
+        deadline, pause = self._monotonic() + PATIENCE, FIRST_PAUSE
+        while True:
+            try:
+                self._connect(spool)
+                pause = FIRST_PAUSE
+                if reply is None:
+                    reply = self._match(spool)
+                self._farewell()
+                return reply
+            except StreamLost:
+                waited = FAREWELL if reply else PATIENCE
+                if pause == FIRST_PAUSE:
+                    deadline = self._monotonic() + waited
+                log.info("job %s: connection lost, trying again", self.id[:8])
+            except ProtocolError:
+                self._give_up()
+                raise
+            finally:
+                self._disconnect()
+            if self.stopping.is_set() or self._monotonic() > deadline:
+                if reply is not None:
+                    return reply  # all that could be missing is the peer's goodbye
+                raise StreamLost
+            self._pause(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _match(self, spool: DiskSpool) -> wire.MatchReply:
+        secrets = self._secrets()
+        match = matching.Match(
+            spec=self.spec,
+            contract=self.at.contract,
+            me=self.at.me,
+            job=self.id,
+            name=self.job.name,
+            mu2=self.job.mu2(self.at.contract),
+            seed=self._seed(),
+            secrets=secrets,
+            spool=spool,
+            audience=Audience(spool, self.spec.identifiers),
+            audiences=self._audiences,
+            progress=self.progress,
+            fast_lane=self.uses_fast_lane,
+        )
+        if self.spec.is_ring:
+            return matching.ring(match, self._channels)
+        channel = self._channels[self._peers[0]]
+        if self.spec.result == "cache":
+            return self._cache(match, channel)
+        if self.spec.cache is not None:
+            return self._from_cache(match, channel)
+        return matching.pair(match, channel)
+
+    # ------------------------------------------------------------------ caches
+
+    def _cache(self, match: matching.Match, channel: MatchChannel) -> wire.MatchReply:
+        """Get or give a set's tokens for later lists; kept for the contract's period."""
+        receives = self.spec.parties[0] == self.at.me
+        if receives:
+            key = self._secrets().bytes_for("cache")
+            with DiskSpool(self._caches / self.id, key, self.at.randomness) as kept:
+                made = matching.make_cache(match, channel, kept)
+        else:
+            made = matching.make_cache(match, channel, match.spool)
+        sealed = self.at.store.seal(f"cache {self.id}", json.dumps(made.plain()).encode())
+        self.at.store.execute(
+            "INSERT OR REPLACE INTO caches VALUES (?, ?, ?, ?, ?, 0, ?)",
+            self._peers[0], self.job.name, int(receives), self.id, self.at.ledger.now(), sealed,
+        )  # fmt: skip
+        return wire.MatchReply(is_receiver=receives, engine=made.engine)
+
+    def _kept_cache(self) -> tuple[matching.Cache, str]:
+        """The cache a list names, and the job that made it. Refused(UNAVAILABLE) if it is gone."""
+        receives = self.spec.parties[0] == self.at.me
+        since = self.at.ledger.now() - self.at.contract.privacy.period_days * DAY
+        found = self.at.store.row(
+            "SELECT job, sealed FROM caches WHERE peer = ? AND name = ? AND receives = ?"
+            " AND time > ?",
+            self._peers[0], self.spec.cache, int(receives), since,
+        )  # fmt: skip
+        if found is None:
+            raise Refused(Code.UNAVAILABLE, f"no cache {self.spec.cache} with {self._peers[0]}")
+        plain = json.loads(self.at.store.unseal(f"cache {found[0]}", found[1]))
+        return matching.Cache.of(plain), found[0]
+
+    def _from_cache(self, match: matching.Match, channel: MatchChannel) -> wire.MatchReply:
+        cache, made_by = self._kept_cache()
+        if self.spec.parties[0] == self.at.me:
+            folder = self._caches / made_by
+            with DiskSpool(folder, cache.secret, self.at.randomness) as kept:
+                return matching.list_from_cache(match, channel, cache, kept)
+
+        def count(asked: int) -> None:
+            """A cache answers for no more elements, over all jobs, than one set may have."""
+            with self.at.store.transaction():
+                found = self.at.store.row("SELECT asked FROM caches WHERE job = ?", made_by)
+                if found is None or found[0] + asked > self.rules.largest_set:
+                    raise Refused(Code.UNAVAILABLE, "the cache has answered what it may")
                 self.at.store.execute(
-                    "INSERT INTO disclosures (time, job, kind, recipient, purpose)"
-                    " VALUES (?, ?, 'match list', ?, ?)",
-                    self.at.ledger.now(),
-                    self.id,
-                    self.spec.parties[0],
-                    self.job.purpose,
+                    "UPDATE caches SET asked = asked + ? WHERE job = ?", asked, made_by
                 )
 
-    def _receive(
-        self, stream: SealedStream, items: list[bytes], keys: list[list[str]], audiences: Path
-    ) -> wire.MatchReply:
-        side = Receiver(self.terms, items, self.at.randomness)
-        stream.send_points(FIRST, side.first())
-        most = self.terms.padded(self.terms.largest_set)
-        side.take_second(stream.receive_points(SECOND, most))
-        matched = side.take_third(stream.receive_points(THIRD, most))
-        if self.noise:
-            size = side.size(matched)
-            deviation = self.noise.deviation * 2.0**0.5
-            return wire.MatchReply(
-                is_receiver=True, has_size=True, size=float(size), deviation=deviation
+        return matching.answer_from_cache(match, channel, cache, count)
+
+    # ------------------------------------------------------------------ connections
+
+    def _connect(self, spool: DiskSpool) -> None:
+        secrets, commitment = self._secrets(), b""
+        if self.needs_audience:
+            audience = Audience(spool, self.spec.identifiers)
+            commitment = audience.commitment(secrets.bytes_for("commitment"))
+        for peer in self._peers:
+            stream = self._open(self.id, peer)
+            try:
+                sealed = SealedStream(
+                    stream,
+                    contract=self.at.contract,
+                    job=self.id,
+                    me=self.at.me,
+                    peer=peer,
+                    identity=self.at.identity,
+                    randomness=self.at.randomness,
+                    commitment=commitment,
+                )
+            except BaseException:
+                stream.abort()
+                raise
+            self._channels[peer] = MatchChannel(sealed, Pins(spool, peer))
+            self._pin_commitment(spool, peer, sealed.commitment)
+
+    def _pin_commitment(self, spool: DiskSpool, peer: str, commitment: bytes) -> None:
+        """The peer's set cannot change in a match; journalled for an audit."""
+        if len(commitment) not in (0, 32):
+            raise ProtocolError
+        held = spool.log(f"commitment {peer}")
+        if len(held):
+            if held.read(0) != commitment:
+                raise ProtocolError
+            return
+        held.append(commitment)
+        self.journal.record_digest(
+            "match set of peer", self.id, 0, commitment or bytes(32), peer
+        )
+
+    def _farewell(self) -> None:
+        """Both sides have all they need before either goes."""
+        for channel in self._channels.values():
+            channel.send(DONE, 0, b"")
+        for channel in self._channels.values():
+            kind, _, _ = channel.receive()
+            if kind != DONE:
+                raise ProtocolError
+        for channel in self._channels.values():
+            channel.close()
+
+    def _give_up(self) -> None:
+        for channel in self._channels.values():
+            try:
+                channel.give_up()
+                channel.close()
+            except ProtocolError:
+                continue
+
+    def _disconnect(self) -> None:
+        channels, self._channels = self._channels, {}
+        for peer, channel in channels.items():
+            channel.abort()
+            self.journal.record_digest(
+                "match", self.id, channel.bytes_sent, channel.sent_digest(), peer
             )
-        found = sorted(key for i in side.matched_items(matched) for key in keys[i])
-        lines = "".join(f"{_csv(key)}\n" for key in ["person", *found])
-        write_private(audiences / f"{self.job.name}-{self.id[:8]}.csv", lines.encode())
-        return wire.MatchReply(is_receiver=True)
 
-    def _send(self, stream: SealedStream, items: list[bytes]) -> wire.MatchReply:
-        side = Sender(self.terms, items, self.at.randomness)
-        most = self.terms.padded(self.terms.largest_set)
-        stream.send_points(SECOND, side.second(stream.receive_points(FIRST, most)))
-        stream.send_points(THIRD, side.third())
-        return wire.MatchReply(is_receiver=False)
+    def stop(self) -> None:
+        """Leave the match as it is, to be resumed; for a gate that is closing."""
+        self.stopping.set()
+        for channel in list(self._channels.values()):
+            channel.abort()
+
+    # ------------------------------------------------------------------ state
+
+    def _seed(self) -> bytes:
+        seed = self.at.store.secret(self.id, "match seed")
+        if seed is None:
+            raise Refused(Code.UNKNOWN_JOB, "the match's seed is gone")
+        return seed
+
+    def _secrets(self) -> Secrets:
+        return Secrets(self._seed(), bytes.fromhex(self.id))
+
+    def _spool(self) -> DiskSpool:
+        return DiskSpool(self._folder, self._secrets().bytes_for("spool"), self.at.randomness)
+
+    def erase(self) -> None:
+        """Remove what the match kept on disk."""
+        self.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _csv(text: str) -> str:
-    if any(c in text for c in ',"\r\n'):
-        return '"' + text.replace('"', '""') + '"'
-    return text
+def commitment_opens(commitment: bytes, salt: bytes, labels: NDArray[np.uint8]) -> bool:
+    """Whether a commitment is to these labels: what an auditor checks."""
+    return hashlib.sha256(b"tallystick/v1/set" + salt + labels.tobytes()).digest() == commitment

@@ -119,6 +119,16 @@ class Deck:
             rows = records[np.repeat(wanted, lengths), 5].view(np.int64)
             yield rows[rows != NO_ROW]
 
+    def members(self) -> Iterator[tuple[Rows, Rows]]:
+        """(position, row) of everything added, padding left out, in order of position."""
+        for bucket in range(1 << self._bits):
+            records, first = self._group(bucket)
+            places = np.arange(self._starts[bucket], self._starts[bucket + 1], dtype=np.int64)
+            places = np.repeat(places, np.diff(np.append(first, len(records))))
+            rows = np.ascontiguousarray(records[:, 5]).view(np.int64)
+            real = rows != NO_ROW
+            yield places[real], rows[real]
+
     def _distinct_in(self, bucket: int) -> int:
         rank = np.sort(self._read(bucket)[:, 0])
         return int(len(rank) > 0) + int((rank[1:] != rank[:-1]).sum())

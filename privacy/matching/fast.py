@@ -28,7 +28,7 @@ import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 from numpy.typing import NDArray
 
-from privacy.errors import ParameterError, ProtocolError
+from privacy.errors import ProtocolError
 from privacy.matching import oblivious
 from privacy.matching.channel import Channel
 from privacy.matching.engine import LABEL_BYTES, Array
@@ -57,33 +57,42 @@ def available() -> bool:
 
 @dataclass(frozen=True)
 class Set:
-    """Distinct labels in a secret order, padded; ``rows``: where each came from, -1 for padding."""
+    """Distinct labels, (n, 32), in a secret order, padded. ``rows``: those behind each label, one
+    label after the other, ``starts`` (n + 1,) where each begins; -1 behind padding."""
 
     labels: Array
     rows: NDArray[np.int64]
+    starts: NDArray[np.int64]
 
     @classmethod
-    def of(cls, labels: Array, rows: NDArray[np.int64], key: bytes) -> Set:
-        """Distinct ones of ``labels``, the first row of each, in the order of AES under ``key``."""
+    def of(
+        cls,
+        labels: Array,
+        rows: NDArray[np.int64],
+        key: bytes,
+        padded: Callable[[int], int],
+        randomness: Randomness,
+    ) -> Set:
+        """``labels`` in the order of AES under ``key`` (16 bytes), with random ones up to
+        ``padded(distinct)``, which raises ParameterError where there are too many."""
         rank = _digests(labels, key + key)[:, 0]
-        order = np.argsort(rank)
+        distinct = len(np.unique(rank))
+        missing = padded(distinct) - distinct
+        if missing:
+            extra = np.frombuffer(randomness(LABEL_BYTES * missing), np.uint8).reshape(missing, -1)
+            labels = np.concatenate([labels, extra])
+            rows = np.concatenate([rows, np.full(missing, -1, np.int64)])
+            rank = np.concatenate([rank, _digests(extra, key + key)[:, 0]])
+        order = np.argsort(rank, kind="stable")
         ranked = rank[order]
-        first = np.ones(len(order), np.bool_)
-        first[1:] = ranked[1:] != ranked[:-1]
-        order = order[first]
-        return cls(labels.take(order, axis=0), rows.take(order))
+        first = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))
+        starts = np.append(first, len(order)).astype(np.int64)
+        return cls(labels.take(order[first], axis=0), rows.take(order), starts)
 
-    def padded(self, size: int, key: bytes, randomness: Randomness) -> Set:
-        """With random labels up to ``size``, in order again."""
-        missing = size - len(self.labels)
-        if missing < 0:
-            raise ParameterError("the set is larger than the contract allows")
-        if not missing:
-            return self
-        extra = np.frombuffer(randomness(LABEL_BYTES * missing), np.uint8).reshape(missing, -1)
-        labels = np.concatenate([self.labels, extra])
-        rows = np.concatenate([self.rows, np.full(missing, -1, np.int64)])
-        return Set.of(labels, rows, key)
+    def rows_of(self, chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """All rows behind the chosen labels, padding left out."""
+        found = self.rows[np.repeat(chosen, np.diff(self.starts))]
+        return found[found >= 0]
 
 
 def bins_for(items: int) -> int:
@@ -103,8 +112,8 @@ def receive(
     theirs: int,
     randomness: Randomness,
     progress: Callable[[int], None] = lambda _: None,
-) -> NDArray[np.int64]:
-    """R's part: rows of the items that the other side has too. Raises ProtocolError."""
+) -> NDArray[np.bool_]:
+    """R's part: which labels the other side has too, (n,). Raises ProtocolError."""
     from privacy.matching import fast_kernels as kernels
 
     items, bins = len(own.labels), bins_for(len(own.labels))
@@ -141,7 +150,7 @@ def receive(
         values[item] = kernels.hash_rows(rows, held, where, which[where], width)
         lists[item] = which[where]
         progress(count)
-    matched = np.zeros(items, np.uint8)
+    matched = np.zeros(items, np.bool_)
     mine = [np.flatnonzero(lists == z) for z in range(HASHES)]
     index = 0
     for z in range(HASHES):
@@ -154,9 +163,8 @@ def receive(
                 raise ProtocolError
             index += 1
             table_of.mark(kernels.widen(data, count, width), found)
-        matched[mine[z][found > 0]] = 1
-    rows_found = own.rows[matched > 0]
-    return rows_found[rows_found >= 0]
+        matched[mine[z][found > 0]] = True
+    return matched
 
 
 def send(

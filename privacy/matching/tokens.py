@@ -133,6 +133,11 @@ def frame_bits(tokens: int) -> int:
     return bucket_bits(max(1, tokens), FRAME_TOKENS)
 
 
+def lookup_bits(tokens: int) -> int:
+    """Bits of a token that make one look-up among ``tokens`` wrong with probability 2^-40."""
+    return min(BITS, 40 + max(0, tokens - 1).bit_length())
+
+
 def low_bits(tokens: int, token_bits: int) -> int:
     """Bits of each token that travel as they are."""
     return max(0, token_bits - max(1, tokens).bit_length() + 1)

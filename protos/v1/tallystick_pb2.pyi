@@ -247,8 +247,12 @@ class Refusal(_message.Message):
     def __init__(self, code: _Optional[str] = ...) -> None: ...
 
 class Working(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("done", "total")
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    done: int
+    total: int
+    def __init__(self, done: _Optional[int] = ..., total: _Optional[int] = ...) -> None: ...
 
 class PreparedReply(_message.Message):
     __slots__ = ("statement", "shares")
@@ -293,16 +297,24 @@ class OpenedShare(_message.Message):
     def __init__(self, party: _Optional[str] = ..., of_mask: _Optional[bool] = ..., share: _Optional[bytes] = ...) -> None: ...
 
 class MatchReply(_message.Message):
-    __slots__ = ("is_receiver", "has_size", "size", "deviation")
+    __slots__ = ("is_receiver", "engine", "figures")
     IS_RECEIVER_FIELD_NUMBER: _ClassVar[int]
-    HAS_SIZE_FIELD_NUMBER: _ClassVar[int]
-    SIZE_FIELD_NUMBER: _ClassVar[int]
-    DEVIATION_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_FIELD_NUMBER: _ClassVar[int]
+    FIGURES_FIELD_NUMBER: _ClassVar[int]
     is_receiver: bool
-    has_size: bool
-    size: float
+    engine: str
+    figures: _containers.RepeatedCompositeFieldContainer[Figure]
+    def __init__(self, is_receiver: _Optional[bool] = ..., engine: _Optional[str] = ..., figures: _Optional[_Iterable[_Union[Figure, _Mapping]]] = ...) -> None: ...
+
+class Figure(_message.Message):
+    __slots__ = ("name", "value", "deviation")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    DEVIATION_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    value: float
     deviation: float
-    def __init__(self, is_receiver: _Optional[bool] = ..., has_size: _Optional[bool] = ..., size: _Optional[float] = ..., deviation: _Optional[float] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., value: _Optional[float] = ..., deviation: _Optional[float] = ...) -> None: ...
 
 class FinishReply(_message.Message):
     __slots__ = ("head",)
@@ -311,29 +323,47 @@ class FinishReply(_message.Message):
     def __init__(self, head: _Optional[_Union[Signed, _Mapping]] = ...) -> None: ...
 
 class Handshake(_message.Message):
-    __slots__ = ("contract", "job", "sender", "key")
+    __slots__ = ("contract", "job", "sender", "key", "receiver", "commitment")
     CONTRACT_FIELD_NUMBER: _ClassVar[int]
     JOB_FIELD_NUMBER: _ClassVar[int]
     SENDER_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
+    RECEIVER_FIELD_NUMBER: _ClassVar[int]
+    COMMITMENT_FIELD_NUMBER: _ClassVar[int]
     contract: bytes
     job: str
     sender: str
     key: bytes
-    def __init__(self, contract: _Optional[bytes] = ..., job: _Optional[str] = ..., sender: _Optional[str] = ..., key: _Optional[bytes] = ...) -> None: ...
+    receiver: str
+    commitment: bytes
+    def __init__(self, contract: _Optional[bytes] = ..., job: _Optional[str] = ..., sender: _Optional[str] = ..., key: _Optional[bytes] = ..., receiver: _Optional[str] = ..., commitment: _Optional[bytes] = ...) -> None: ...
 
-class MatchHeader(_message.Message):
-    __slots__ = ("items",)
+class MatchOpening(_message.Message):
+    __slots__ = ("items", "engines", "held")
     ITEMS_FIELD_NUMBER: _ClassVar[int]
+    ENGINES_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
     items: int
-    def __init__(self, items: _Optional[int] = ...) -> None: ...
+    engines: _containers.RepeatedScalarFieldContainer[str]
+    held: _containers.RepeatedCompositeFieldContainer[Held]
+    def __init__(self, items: _Optional[int] = ..., engines: _Optional[_Iterable[str]] = ..., held: _Optional[_Iterable[_Union[Held, _Mapping]]] = ...) -> None: ...
 
-class MatchChunk(_message.Message):
-    __slots__ = ("kind", "first", "points")
+class Held(_message.Message):
+    __slots__ = ("kind", "frames", "chain")
     KIND_FIELD_NUMBER: _ClassVar[int]
-    FIRST_FIELD_NUMBER: _ClassVar[int]
-    POINTS_FIELD_NUMBER: _ClassVar[int]
+    FRAMES_FIELD_NUMBER: _ClassVar[int]
+    CHAIN_FIELD_NUMBER: _ClassVar[int]
     kind: int
-    first: int
-    points: bytes
-    def __init__(self, kind: _Optional[int] = ..., first: _Optional[int] = ..., points: _Optional[bytes] = ...) -> None: ...
+    frames: int
+    chain: bytes
+    def __init__(self, kind: _Optional[int] = ..., frames: _Optional[int] = ..., chain: _Optional[bytes] = ...) -> None: ...
+
+class MatchFrame(_message.Message):
+    __slots__ = ("kind", "index", "data")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    kind: int
+    index: int
+    data: bytes
+    def __init__(self, kind: _Optional[int] = ..., index: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
