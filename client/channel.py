@@ -17,8 +17,8 @@ from privacy.errors import ProtocolError, WireError
 from privacy.matching.storage import Log, Spool
 from protos import wire
 
-OPENING, DONE, ABORT = 0, 126, 127
-"""Kinds that are not pinned; other kinds of a stage are below 127."""
+OPENING, DONE = 0, 127
+"""Kinds that are not pinned; other kinds of a stage are between."""
 STAGE = 128
 """What a stage adds to its kinds."""
 _DIGEST = 32
@@ -81,7 +81,7 @@ class MatchChannel:
 
     def send(self, kind: int, index: int, data: bytes) -> None:
         """Send a frame; kinds count across stages."""
-        if kind % STAGE not in (OPENING, DONE, ABORT):
+        if kind % STAGE not in (OPENING, DONE):
             self.pins.pin("sent", kind, index, data)
         frame = wire.serialise(wire.MatchFrame(kind=kind, index=index, data=data))
         with self._sending:
@@ -89,21 +89,14 @@ class MatchChannel:
             self._stream.send(frame)
 
     def receive(self) -> tuple[int, int, bytes]:
-        """The next frame. Raises ProtocolError, also where the peer gave up."""
+        """The next frame. Raises ProtocolError."""
         try:
             frame = wire.parse(wire.MatchFrame, self._stream.receive())
         except WireError as error:
             raise ProtocolError from error
-        if frame.kind % STAGE == ABORT:
-            raise ProtocolError
         if frame.kind % STAGE not in (OPENING, DONE):
             self.pins.pin("got", frame.kind, frame.index, frame.data)
         return frame.kind, frame.index, frame.data
-
-    def give_up(self) -> None:
-        """Tell the peer that this match failed for good."""
-        with self._sending:
-            self._stream.send(wire.serialise(wire.MatchFrame(kind=ABORT)))
 
     def close(self) -> None:
         """End the connection in good order."""

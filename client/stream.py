@@ -30,6 +30,10 @@ class StreamLost(ProtocolError):
     """The connection ended. What was agreed and dealt with stands: connect again and go on."""
 
 
+class PeerGaveUp(ProtocolError):
+    """The peer says that the match failed for good."""
+
+
 class Stream(Protocol):
     """Frames to and from the peer, in order. Raises StreamLost when it ends."""
 
@@ -60,6 +64,7 @@ class SealedStream:
         identity: Ed25519PrivateKey,
         randomness: Randomness,
         commitment: bytes = b"",
+        over: bool = False,
     ) -> None:
         self._stream, self.bytes_sent = stream, 0
         private = randomness(32)
@@ -68,7 +73,7 @@ class SealedStream:
             me,
             wire.Handshake(
                 contract=contract.digest(), job=job, sender=me, receiver=peer,
-                key=public_key(private), commitment=commitment,
+                key=public_key(private), commitment=commitment, over=over,
             ),
         )  # fmt: skip
         self._raw_send(wire.serialise(mine))
@@ -80,6 +85,8 @@ class SealedStream:
         said = (shake.contract, shake.job, shake.sender, shake.receiver)
         if said != (contract.digest(), job, peer, me):
             raise ProtocolError
+        if shake.over:
+            raise PeerGaveUp
         self.commitment = shake.commitment
         secret = agree(private, shake.key)
         salt = wire.digest_statements([mine, theirs])
@@ -92,7 +99,9 @@ class SealedStream:
         self._sent = self._got = 0
 
     def send(self, plain: bytes) -> None:
-        """Seal and send one frame."""
+        """Seal and send one frame. Raises ProtocolError for one that the peer would not take."""
+        if len(plain) > LARGEST_FRAME - 16:
+            raise ProtocolError
         nonce = self._sent.to_bytes(12, "big")
         self._sent += 1
         self._raw_send(self._out.encrypt(nonce, plain, b""))

@@ -14,6 +14,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from client.journal import Journal
 from client.ledger import Charge
 from client.sets import DAY, EarlierSets
 from client.spill import DiskSpool
-from client.stream import SealedStream, Stream, StreamLost
+from client.stream import PeerGaveUp, SealedStream, Stream, StreamLost
 from client.table import Report, Source
 from client.tasks import matching
 from client.tasks.noisy_sum import Context
@@ -44,8 +45,10 @@ Opener = Callable[[str, str], Stream]
 """Opens a job's stream to a peer at the exchange."""
 PATIENCE = 600.0
 """Seconds without a connection before a match is left for the coordinator to resume."""
-FAREWELL = 60.0
+FAREWELL = 30.0
 """The same once this side has all it needs and only the peer might not."""
+NOTICE = 10.0
+"""Seconds to tell a peer that the match failed."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
 
 
@@ -84,6 +87,7 @@ class MatchTask:
         self._pause, self._monotonic = pause, monotonic
         self._peers = [name for name in self.spec.parties if name != context.me]
         self._channels: dict[str, MatchChannel] = {}
+        self._opened: dict[str, Stream] = {}
 
     # ------------------------------------------------------------------ at the start of the job
 
@@ -156,9 +160,11 @@ class MatchTask:
                 reply = self._until_done(spool)
             except StreamLost:
                 raise Refused(Code.UNAVAILABLE, "no peer; the match can be resumed") from None
-            except (ProtocolError, ParameterError) as error:
+            except (ProtocolError, ParameterError, Refused) as error:
                 self.at.store.put_secret(self.id, "match failed", b"failed")
                 spool.destroy()
+                if isinstance(error, Refused):
+                    raise
                 raise Refused(Code.PROTOCOL, type(error).__name__) from None
             self.at.store.put_reply(self.id, "match", b"", wire.serialise(reply))
             spool.destroy()
@@ -197,19 +203,20 @@ class MatchTask:
         deadline, pause = self._monotonic() + PATIENCE, FIRST_PAUSE
         while True:
             try:
-                self._connect(spool)
-                pause = FIRST_PAUSE
-                if reply is None:
-                    reply = self._match(spool)
+                self._connect(spool, deadline)
+                deadline, pause = self._monotonic() + PATIENCE, FIRST_PAUSE
+                reply = self._match(spool)  # again after a break: the peer may need it
+                deadline = self._monotonic() + FAREWELL
                 self._farewell()
                 return reply
             except StreamLost:
-                waited = FAREWELL if reply else PATIENCE
-                if pause == FIRST_PAUSE:
-                    deadline = self._monotonic() + waited
                 log.info("job %s: connection lost, trying again", self.id[:8])
-            except ProtocolError:
-                self._give_up()
+            except PeerGaveUp:
+                raise
+            except (ProtocolError, ParameterError, Refused):
+                log.debug("job %s: the match is over", self.id[:8], exc_info=True)
+                self._disconnect()
+                self._tell_that_it_is_over()
                 raise
             finally:
                 self._disconnect()
@@ -217,7 +224,7 @@ class MatchTask:
                 if reply is not None:
                     return reply  # all that could be missing is the peer's goodbye
                 raise StreamLost
-            self._pause(pause)
+            self._pause(pause * (0.5 + self.at.randomness(1)[0] / 256))  # not all in step
             pause = min(2 * pause, LONGEST_PAUSE)
 
     def _match(self, spool: DiskSpool) -> wire.MatchReply:
@@ -299,29 +306,63 @@ class MatchTask:
 
     # ------------------------------------------------------------------ connections
 
-    def _connect(self, spool: DiskSpool) -> None:
+    def _connect(self, spool: DiskSpool, deadline: float) -> None:
+        """Shake hands with all peers. Raises StreamLost if one does not come by ``deadline``."""
         secrets, commitment = self._secrets(), b""
         if self.needs_audience:
             audience = Audience(spool, self.spec.identifiers)
             commitment = audience.commitment(secrets.bytes_for("commitment"))
+        with ThreadPoolExecutor(len(self._peers), thread_name_prefix="shake") as pool:
+            # all at once: each party waits for all others, in whatever order they come back
+            waiting = {
+                peer: pool.submit(self._shake_hands, peer, deadline, commitment)
+                for peer in self._peers
+            }
+            first = wait(waiting.values(), return_when=FIRST_EXCEPTION)
+            if first.not_done:
+                for stream in list(self._opened.values()):
+                    stream.abort()
+        failures = [e for e in (f.exception() for f in waiting.values()) if e is not None]
+        for peer, future in waiting.items():
+            if future.exception() is None:
+                self._channels[peer] = MatchChannel(future.result(), Pins(spool, peer))
+        if failures:
+            raise next((e for e in failures if not isinstance(e, StreamLost)), failures[0])
+        for peer, channel in self._channels.items():
+            self._pin_commitment(spool, peer, channel.commitment)
+
+    def _shake_hands(
+        self, peer: str, deadline: float, commitment: bytes = b"", *, over: bool = False
+    ) -> SealedStream:
+        stream = self._opened[peer] = self._open(self.id, peer)
+        timer = threading.Timer(max(0.5, deadline - self._monotonic()), stream.abort)
+        timer.daemon = True
+        timer.start()
+        try:
+            return SealedStream(
+                stream,
+                contract=self.at.contract,
+                job=self.id,
+                me=self.at.me,
+                peer=peer,
+                identity=self.at.identity,
+                randomness=self.at.randomness,
+                commitment=commitment,
+                over=over,
+            )
+        except BaseException:
+            stream.abort()
+            raise
+        finally:
+            timer.cancel()
+
+    def _tell_that_it_is_over(self) -> None:
+        """A peer that finds its connection cut connects again: let it hear why, if it does so soon."""
         for peer in self._peers:
-            stream = self._open(self.id, peer)
             try:
-                sealed = SealedStream(
-                    stream,
-                    contract=self.at.contract,
-                    job=self.id,
-                    me=self.at.me,
-                    peer=peer,
-                    identity=self.at.identity,
-                    randomness=self.at.randomness,
-                    commitment=commitment,
-                )
-            except BaseException:
-                stream.abort()
-                raise
-            self._channels[peer] = MatchChannel(sealed, Pins(spool, peer))
-            self._pin_commitment(spool, peer, sealed.commitment)
+                self._shake_hands(peer, self._monotonic() + NOTICE, over=True).close()
+            except ProtocolError:
+                continue
 
     def _pin_commitment(self, spool: DiskSpool, peer: str, commitment: bytes) -> None:
         """The peer's set cannot change in a match; journalled for an audit."""
@@ -348,14 +389,6 @@ class MatchTask:
         for channel in self._channels.values():
             channel.close()
 
-    def _give_up(self) -> None:
-        for channel in self._channels.values():
-            try:
-                channel.give_up()
-                channel.close()
-            except ProtocolError:
-                continue
-
     def _disconnect(self) -> None:
         channels, self._channels = self._channels, {}
         for peer, channel in channels.items():
@@ -367,8 +400,8 @@ class MatchTask:
     def stop(self) -> None:
         """Leave the match as it is, to be resumed; for a gate that is closing."""
         self.stopping.set()
-        for channel in list(self._channels.values()):
-            channel.abort()
+        for stream in list(self._opened.values()):
+            stream.abort()
 
     # ------------------------------------------------------------------ state
 

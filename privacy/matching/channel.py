@@ -61,8 +61,15 @@ def gather(channel: Channel, kinds: Mapping[int, Expected]) -> None:
         following[kind] = index + 1
 
 
+class Abortable(Protocol):
+    """One connection or several."""
+
+    def abort(self) -> None:
+        """Make them fail."""
+
+
 @contextmanager
-def alongside(channel: Channel, work: Callable[[], None]) -> Iterator[None]:
+def alongside(channel: Abortable, work: Callable[[], None]) -> Iterator[None]:
     """Run ``work`` in a thread beside the body; the first error of either stops both."""
     failed: list[BaseException] = []
 
@@ -78,10 +85,11 @@ def alongside(channel: Channel, work: Callable[[], None]) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
+        cause = failed[0] if failed else None
         channel.abort()
         thread.join()
-        if failed and isinstance(error, ProtocolError):
-            raise failed[0] from error  # the body only saw the connection end
+        if cause is not None and isinstance(error, ProtocolError):
+            raise cause from error  # the body only saw the connection end
         raise
     thread.join()
     if failed:

@@ -28,7 +28,6 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.errors import ProtocolError
 from privacy.matching import tokens
 from privacy.matching.channel import Expected, alongside, chunks_of, gather, rows
 from privacy.matching.engine import POINT_BYTES, TOKEN_BYTES
@@ -181,7 +180,10 @@ def exchange(side: Side) -> tuple[Positions, Log, Log]:
 
     def answer() -> None:
         for index in range(side.channel.peer_has(THEIRS), chunks_of(side.theirs)):
-            side.channel.send(THEIRS, index, answered.wait(index))
+            data = answered.wait(index)
+            if data is None:
+                return
+            side.channel.send(THEIRS, index, data)
 
     def take_point(index: int, data: bytes) -> None:
         points = rows(data, POINT_BYTES, index, side.theirs)
@@ -229,13 +231,11 @@ class _Answers:
             self._log.append(data)
             self._changed.notify_all()
 
-    def wait(self, index: int) -> bytes:
-        """Frame ``index`` once it is there. Raises ProtocolError if it never will be."""
+    def wait(self, index: int) -> bytes | None:
+        """Frame ``index`` once it is there; None if it never will be."""
         with self._changed:
             self._changed.wait_for(lambda: self._ended or len(self._log) > index)
-            if len(self._log) <= index:
-                raise ProtocolError
-            return self._log.read(index)
+            return self._log.read(index) if index < len(self._log) else None
 
     @contextmanager
     def ending(self) -> Iterator[None]:

@@ -30,7 +30,7 @@ WIDTH = 128
 """Base transfers behind an extension: the security parameter."""
 START, CHOICES, CORRECTIONS, DIFFERENCES = 10, 11, 12, 13
 """Kinds of frames."""
-BLOCK = 1 << 16
+BLOCK = 1 << 14
 """Transfers extended at once."""
 _POINT = 32
 

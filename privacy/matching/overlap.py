@@ -82,6 +82,11 @@ class Ring:
         """How many parties."""
         return len(self.sizes)
 
+    def abort(self) -> None:
+        """Make every connection fail."""
+        for channel in self.channels.values():
+            channel.abort()
+
     def add_dummies(self) -> None:
         """Enter this party's dummies; secret ones are agreed with the cell's other parties first."""
         if self.terms.noise is None:
@@ -132,7 +137,7 @@ class Ring:
                 log.append(self.engine.multiply(key, points).tobytes())
                 self.progress(len(points))
 
-            with alongside(following, pass_on):
+            with alongside(self, pass_on):
                 expected = Expected(len(log), chunks_of(items), take)
                 gather(before, {RING + taken: expected})
         self._deliver((self.me + 1) % self.parties)

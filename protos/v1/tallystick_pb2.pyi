@@ -323,20 +323,22 @@ class FinishReply(_message.Message):
     def __init__(self, head: _Optional[_Union[Signed, _Mapping]] = ...) -> None: ...
 
 class Handshake(_message.Message):
-    __slots__ = ("contract", "job", "sender", "key", "receiver", "commitment")
+    __slots__ = ("contract", "job", "sender", "key", "receiver", "commitment", "over")
     CONTRACT_FIELD_NUMBER: _ClassVar[int]
     JOB_FIELD_NUMBER: _ClassVar[int]
     SENDER_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
     RECEIVER_FIELD_NUMBER: _ClassVar[int]
     COMMITMENT_FIELD_NUMBER: _ClassVar[int]
+    OVER_FIELD_NUMBER: _ClassVar[int]
     contract: bytes
     job: str
     sender: str
     key: bytes
     receiver: str
     commitment: bytes
-    def __init__(self, contract: _Optional[bytes] = ..., job: _Optional[str] = ..., sender: _Optional[str] = ..., key: _Optional[bytes] = ..., receiver: _Optional[str] = ..., commitment: _Optional[bytes] = ...) -> None: ...
+    over: bool
+    def __init__(self, contract: _Optional[bytes] = ..., job: _Optional[str] = ..., sender: _Optional[str] = ..., key: _Optional[bytes] = ..., receiver: _Optional[str] = ..., commitment: _Optional[bytes] = ..., over: _Optional[bool] = ...) -> None: ...
 
 class MatchOpening(_message.Message):
     __slots__ = ("items", "engines", "held")
