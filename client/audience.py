@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,9 +44,7 @@ class Wanted:
     @classmethod
     def of(cls, spec: MatchJob, me: str, contract: Contract, models: Mapping[str, Model]) -> Wanted:
         """From the contract."""
-        return cls(
-            spec, me, contract.declared_columns(), contract.privacy.rows_per_person, models
-        )
+        return cls(spec, me, contract.declared_columns(), contract.privacy.rows_per_person, models)
 
     @property
     def rule(self) -> Rule | None:
@@ -145,8 +144,8 @@ class Audience:
         """Labels of a kind, repeated ones included."""
         return int(self._summary()["labels"][kind])
 
-    def _summary(self) -> dict[str, dict[str, int]]:
-        summary: dict[str, dict[str, int]] = json.loads(self._spool.log("summary").read(0))
+    def _summary(self) -> dict[str, Any]:
+        summary: dict[str, Any] = json.loads(self._spool.log("summary").read(0))
         return summary
 
     def records(

@@ -174,7 +174,9 @@ def batches(
     last, seen = "", 0
     with _selected(source, columns, wanted, identifiers, report, folder) as (db, names, order):
         with _data_errors(source):
-            db.execute(f"CREATE TEMP TABLE ordered AS SELECT {names} FROM snapshot ORDER BY {order}")
+            db.execute(
+                f"CREATE TEMP TABLE ordered AS SELECT {names} FROM snapshot ORDER BY {order}"
+            )
             db.execute("DROP TABLE snapshot")
             found = db.execute("SELECT COUNT(*) FROM ordered").fetchone()
         for first in range(0, int(found[0]) if found else 0, BATCH_ROWS):
@@ -384,7 +386,9 @@ def _data_errors(source: Source) -> Iterator[None]:
 
 
 @contextmanager
-def _opened(source: Source, folder: Path | None = None) -> Iterator[tuple[duckdb.DuckDBPyConnection, str, Any]]:
+def _opened(
+    source: Source, folder: Path | None = None
+) -> Iterator[tuple[duckdb.DuckDBPyConnection, str, Any]]:
     """A connection, the relation to select from, and a count of malformed lines."""
     import duckdb
 

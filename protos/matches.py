@@ -1,14 +1,14 @@
 """The ``[match]`` table of a job: what is matched, between whom, and what comes out.
 
-    size      the first party, and the coordinator, learn the noisy number of shared people
-    sum       and the noisy sum of the second party's ``value`` over them
-    list      the first party learns which of its people the other has; with ``audience`` over three or
-              more parties, which of its people are in that audience
-    lists     both learn that of their own people
-    ids       both get aligned pseudonyms of the union (private ID)
-    overlap   three to six parties: noisy sizes of every cell of the Venn diagram; with ``audience``,
-              of that audience too
-    cache     the first party gets the second's tokens, for later lists with ``cache``
+size      the first party, and the coordinator, learn the noisy number of shared people
+sum       and the noisy sum of the second party's ``value`` over them
+list      the first party learns which of its people the other has; with ``audience`` over three or
+          more parties, which of its people are in that audience
+lists     both learn that of their own people
+ids       both get aligned pseudonyms of the union (private ID)
+overlap   three to six parties: noisy sizes of every cell of the Venn diagram; with ``audience``,
+          of that audience too
+cache     the first party gets the second's tokens, for later lists with ``cache``
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ class MatchJob(Strict):
         if not kinds or len(set(kinds)) != len(kinds):
             raise ValueError("identifier: one or more kinds, each once")
         if len(kinds) > 1 and (self.result not in ("list", "lists") or self.is_ring or self.cache):
-            raise ValueError("identifier: only a list or lists between two parties may fall through")
+            raise ValueError(
+                "identifier: only a list or lists between two parties may fall through"
+            )
         if self.is_ring != (self.result == "overlap" or self.audience is not None):
             raise ValueError("parties: an overlap or an audience has three to six, all else two")
         if self.audience is not None:

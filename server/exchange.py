@@ -84,9 +84,7 @@ class Exchange:
         finally:
             self._leave(job, me, peer, meeting)
 
-    def _join(
-        self, job: str, me: str, peer: str
-    ) -> tuple[_Meeting, queue.Queue[bytes | None]]:
+    def _join(self, job: str, me: str, peer: str) -> tuple[_Meeting, queue.Queue[bytes | None]]:
         """A party that comes back replaces its old connection, and cuts the peer's."""
         inbox: queue.Queue[bytes | None] = queue.Queue(maxsize=QUEUED_FRAMES)
         key = (job, frozenset((me, peer)))

@@ -55,9 +55,7 @@ def quote(job: Job, contract: Contract) -> Quote:
     )
 
 
-def _match(
-    job: Job, match: MatchJob, contract: Contract, mu2: float, person: float
-) -> Quote:
+def _match(job: Job, match: MatchJob, contract: Contract, mu2: float, person: float) -> Quote:
     """Bytes are those of the smallest sets, one bucket each; the noise is that of both sides."""
     size = match.size_noise(mu2) if mu2 else None
     total = match.sum_noise(contract, mu2) if mu2 else None

@@ -90,8 +90,8 @@ class Rounds:
         """One answer from each partner.
 
         ``working`` is told of partners that say they work on it; with ``patience`` such a partner may
-        take that long. With ``enough``, after ``grace`` seconds that many will do. Raises RoundFailed if a partner
-        refuses or patience runs out.
+        take that long. With ``enough``, after ``grace`` seconds that many will do. Raises RoundFailed
+        if a partner refuses or patience runs out.
         """
         answers: dict[str, wire.ReplyBody] = {}
         started = heard = self._clock()
@@ -105,8 +105,9 @@ class Rounds:
             now = self._clock()
             if patience is not None and busy and now - started < patience:
                 heard = now
-            for name, state in busy.items() if working else ():
-                working(name, state)
+            if working is not None:
+                for name, state in busy.items():
+                    working(name, state)
             passed = now - heard
             if enough is not None and len(answers) >= enough and passed >= (grace or 0.0):
                 break

@@ -27,6 +27,7 @@ class Bench(StrEnum):
     ROUNDS = "rounds"
     SEGMENT = "segment"
     PROPENSITY = "propensity"
+    MATCH = "match"
 
 
 @app.command()
@@ -111,7 +112,7 @@ def bench(
     ] = None,
 ) -> None:
     """Print a benchmark's table."""
-    from simulations.bench import learning, report, rounds
+    from simulations.bench import learning, matching, report, rounds
 
     if peer_python is not None and not peer_python.is_file():
         raise ParameterError("--peer-python: no such file")
@@ -119,6 +120,7 @@ def bench(
         Bench.ROUNDS: rounds.rounds,
         Bench.SEGMENT: learning.segment,
         Bench.PROPENSITY: learning.propensity,
+        Bench.MATCH: matching.match,
     }[which]
     typer.echo(report.render(str(which), measure(data, quick, peer_python), as_json))
 

@@ -24,7 +24,6 @@ from server.tasks.match import MatchDrive
 from server.tasks.noisy_sum import Checkpoint, Memory, NoisySumDrive
 from simulations.alliances import Alliance
 
-
 PIPE_TICK, PIPE_PATIENCE = 0.02, 3000
 """Seconds between looks at a pipe; looks before it is given up."""
 

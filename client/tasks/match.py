@@ -374,9 +374,7 @@ class MatchTask:
                 raise ProtocolError
             return
         held.append(commitment)
-        self.journal.record_digest(
-            "match set of peer", self.id, 0, commitment or bytes(32), peer
-        )
+        self.journal.record_digest("match set of peer", self.id, 0, commitment or bytes(32), peer)
 
     def _farewell(self) -> None:
         """Both sides have all they need before either goes."""

@@ -259,9 +259,7 @@ def _fast(
     return own.rows_of(fast.receive(opened, own, theirs, source, note)), "fast"
 
 
-def _noisy_side(
-    match: Match, channel: MatchChannel, noise: SizeNoise
-) -> tuple[Stage, terms.Side]:
+def _noisy_side(match: Match, channel: MatchChannel, noise: SizeNoise) -> tuple[Stage, terms.Side]:
     stage = Stage(match, 0)
     agreed = match.terms(stage.session, noise)
     if match.first:
@@ -510,16 +508,16 @@ def _add_venn(
         return int(audience.select(members)[0])
 
     alone = [inside((i,)) for i in range(len(names))]
-    value, variance = 0.0, 0.0
+    estimate, variance = 0.0, 0.0
     for i, size in enumerate(own_sizes):
-        value += alone[i] * size
+        estimate += alone[i] * size
         variance += alone[i] ** 2
     for cell, size in counts.items():
         weight = inside(cell) - sum(alone[i] for i in cell)
-        value += weight * size
+        estimate += weight * size
         variance += 2 * weight**2
     deviation = noise.deviation * variance**0.5
-    reply.figures.append(wire.Figure(name="audience", value=value, deviation=deviation))
+    reply.figures.append(wire.Figure(name="audience", value=estimate, deviation=deviation))
 
 
 # ---------------------------------------------------------------------- results
@@ -535,7 +533,7 @@ def _write_people(match: Match, chosen: NDArray[np.bool_]) -> None:
 def _write_pseudonyms(match: Match, deck: Deck, mine: Log) -> None:
     """``person,pseudonym``: a line for each person and identifier, in order of person."""
     found = np.frombuffer(b"".join(mine.read(i) for i in range(len(mine))), np.uint8)
-    found = found.reshape(-1, tokens.TOKEN_BYTES)
+    found = found.reshape(-1, engine.TOKEN_BYTES)
     pairs = list(deck.members())
     people = np.concatenate([rows for _, rows in pairs])
     places = np.concatenate([positions for positions, _ in pairs])

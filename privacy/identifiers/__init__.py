@@ -45,9 +45,7 @@ def hashed(kind: str, values: Sequence[str | None]) -> list[bytes | None]:
     ]
 
 
-def labels(
-    kind: str, values: Sequence[str | None]
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def labels(kind: str, values: Sequence[str | None]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Digests of the valid values, (m, 32), and which values those are, (m,)."""
     if kind == "hashed":
         whole = prehashed.all_at_once(values)

@@ -179,7 +179,7 @@ def send(
 
     bins = bins_for(theirs)
     salt = _agree(channel, randomness, first=False)
-    choices = np.frombuffer(randomness(WIDTH), np.uint8) & 1
+    choices = np.frombuffer(randomness(WIDTH), np.uint8) & np.uint8(1)
     keys = oblivious.base_receive(channel, choices, randomness)
     streams = [_stream(key) for key in keys]
     matrix = np.empty((-(-bins // 64) * 64, COLUMN_WORDS), np.uint64)
@@ -249,7 +249,7 @@ def _codes(digests: Words, salt: bytes) -> Words:
 def _aes(key: bytes, blocks: Words) -> Words:
     cipher = Cipher(algorithms.AES(key), modes.ECB()).encryptor()  # noqa: S305 - single blocks
     out = np.empty(blocks.nbytes + 16, np.uint8)
-    cipher.update_into(np.ascontiguousarray(blocks).view(np.uint8).reshape(-1), out)
+    cipher.update_into(np.ascontiguousarray(blocks).data.cast("B"), out.data)
     return out[: blocks.nbytes].view(np.uint64).reshape(-1, 2)
 
 
@@ -265,5 +265,22 @@ def _columns(streams: list[CipherContext], bits: int) -> Words:
     size = bits // 8
     out = np.empty((len(streams), size + 16), np.uint8)
     for row, stream in zip(out, streams, strict=True):
-        stream.update_into(_ZEROS[:size], row)
+        stream.update_into(_ZEROS[:size].data, row.data)
     return np.ascontiguousarray(out[:, :size]).view(np.uint64)
+
+
+def warm() -> None:
+    """Compile every loop, on next to nothing, so that the first match does not wait for it."""
+    from privacy.matching import fast_kernels as kernels
+
+    digests = np.arange(64, dtype=np.uint64).reshape(32, 2) * np.uint64(0x9E3779B97F4A7C15)
+    places = kernels.positions(digests, 128)
+    kernels.cuckoo(places, 128)
+    rows = np.zeros((64, COLUMN_WORDS), np.uint64)
+    columns = kernels.rows_to_columns(rows)
+    kernels.columns_to_rows(columns)
+    kernels.add_chosen(columns, columns.copy(), np.zeros(WIDTH, np.uint8))
+    held = np.arange(4)
+    kernels.hash_rows(rows, held, held, np.zeros(4, np.uint8), 10)
+    values = kernels.hash_items(rows, np.zeros(4, np.int32), rows[:4], 0, 10)
+    kernels.Lookup(values).mark(values, np.zeros(4, np.uint8))

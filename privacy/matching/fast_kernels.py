@@ -52,10 +52,10 @@ def cuckoo(places: Any, bins: int) -> Any:
             state ^= state << np.uint64(13)
             state ^= state >> np.uint64(7)
             state ^= state << np.uint64(17)
-            z = np.int64(state % np.uint64(3))
-            at = places[item, z]
+            turn = np.int64(state % np.uint64(3))
+            at = places[item, turn]
             item, table[at] = table[at], item
-            which[at] = z
+            which[at] = turn
         if not placed:
             failed += 1
     return table, which, failed
@@ -132,7 +132,16 @@ _SIGMA = np.array(
     np.int64,
 )
 _IV = np.array(
-    [0x6A09E667, 0xBB67AE85, 0x3C6EF372, 0xA54FF53A, 0x510E527F, 0x9B05688C, 0x1F83D9AB, 0x5BE0CD19],
+    [
+        0x6A09E667,
+        0xBB67AE85,
+        0x3C6EF372,
+        0xA54FF53A,
+        0x510E527F,
+        0x9B05688C,
+        0x1F83D9AB,
+        0x5BE0CD19,
+    ],
     np.uint32,
 )
 _QUARTERS = np.array(

@@ -151,9 +151,7 @@ class Field:
         """Lanes of y where ``mask`` is all ones, of x where it is zero."""
         b = self.b
         inverse = b.xor(mask, splat(-1))
-        return [
-            b.or_(b.and_(mask, q), b.and_(inverse, p)) for p, q in zip(x, y, strict=True)
-        ]
+        return [b.or_(b.and_(mask, q), b.and_(inverse, p)) for p, q in zip(x, y, strict=True)]
 
     def reduce(self, x: Limbs) -> Limbs:
         """The one representative below p, limbs below 2^51."""

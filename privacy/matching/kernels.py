@@ -106,9 +106,7 @@ def _lowered() -> tuple[Any, Any]:
     module.verify()
     target = llvm.Target.from_triple(llvm.get_default_triple())
     features = llvm.get_host_cpu_features().flatten() + ",-prefer-256-bit"
-    machine = target.create_target_machine(
-        cpu=llvm.get_host_cpu_name(), features=features, opt=3
-    )
+    machine = target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=features, opt=3)
     options = llvm.create_pipeline_tuning_options(speed_level=2)
     builder = llvm.create_pass_builder(machine, options)
     builder.getModulePassManager().run(module, builder)
@@ -301,9 +299,7 @@ def _affine(module: ir.Module, mul: ir.Function, invert: ir.Function) -> ir.Func
 
 
 def _words(b: ir.IRBuilder, base: Any, vectors: Any, k: Any, count: int) -> list[Any]:
-    return [
-        b.load(_at(b, base, b.add(b.mul(vectors, I64(j)), k)), align=64) for j in range(count)
-    ]
+    return [b.load(_at(b, base, b.add(b.mul(vectors, I64(j)), k)), align=64) for j in range(count)]
 
 
 def _kernel(module: ir.Module, name: str, kinds: list[Any]) -> tuple[ir.Function, ir.IRBuilder]:
@@ -317,7 +313,9 @@ def _euler_of(field: Field, euler: ir.Function, value: Limbs, slots: tuple[Any, 
     _store(b, field.carry(value), slots[0])
     b.call(euler, [slots[1], slots[0]])
     symbol = _load(b, slots[1])  # 1, -1 or 0
-    return _nonzero(field, field.mul(symbol, field.carry(field.sub(symbol, limbs_of(1), BIAS_TIGHT))))
+    return _nonzero(
+        field, field.mul(symbol, field.carry(field.sub(symbol, limbs_of(1), BIAS_TIGHT)))
+    )
 
 
 def _encode(module: ir.Module, euler: ir.Function, affine: ir.Function) -> None:

@@ -112,7 +112,7 @@ class CorrelatedSender:
 
     def __init__(self, channel: Channel, randomness: Randomness) -> None:
         self._channel = channel
-        self._bits = np.frombuffer(randomness(WIDTH), np.uint8) & 1
+        self._bits = np.frombuffer(randomness(WIDTH), np.uint8) & np.uint8(1)
         keys = base_receive(channel, self._bits, randomness)
         self._streams = [_stream(key) for key in keys]
 

@@ -147,9 +147,7 @@ class Ring:
         start = channel.peer_has(RING + owner)
         if owner == self.me:
             for index, labels, _ in self.deck.chunks(start):
-                points = self.engine.multiply(
-                    key, self.engine.encode(self.terms.session, labels)
-                )
+                points = self.engine.multiply(key, self.engine.encode(self.terms.session, labels))
                 channel.send(RING + owner, index, points.tobytes())
             return
         log = self.spool.log(f"ring {owner}")

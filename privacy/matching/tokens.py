@@ -120,7 +120,7 @@ class Shelf:
         finer = frame_bits - self.bits
         for bucket in range(1 << self.bits):
             tokens = self.read(bucket)
-            firsts = (np.arange(1 << finer, dtype=np.uint64) + np.uint64(bucket << finer))
+            firsts = np.arange(1 << finer, dtype=np.uint64) + np.uint64(bucket << finer)
             shift = np.uint64(64 - frame_bits) if frame_bits else np.uint64(0)
             edges = np.searchsorted(tokens.high, firsts << shift) if frame_bits else np.array([0])
             stops = [*edges[1:].tolist(), len(tokens.high)]

@@ -60,7 +60,7 @@ class SumNoise:
     @property
     def deviation(self) -> float:
         """One side's sigma, in the values' unit."""
-        return self.variance**0.5 * self.largest / SENSITIVITY
+        return float(self.variance**0.5 * self.largest / SENSITIVITY)
 
     def units(self, values: Floats) -> NDArray[np.int64]:
         """Values on the grid, none above the sensitivity."""

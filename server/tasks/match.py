@@ -13,7 +13,6 @@ from protos import wire
 from protos.jobs import Job
 from server.rounds import Rounds
 
-
 LONGEST = 24 * 3600.0
 """Seconds a match may take while its parties say that they work on it."""
 

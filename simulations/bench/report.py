@@ -12,7 +12,7 @@ from pathlib import Path
 
 from protos.console import table
 
-SHOWN = ("flwr", "numpy", "cryptography", "grpcio", "duckdb", "rbcl")
+SHOWN = ("flwr", "numpy", "cryptography", "grpcio", "duckdb", "rbcl", "llvmlite", "numba")
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,11 @@ def at_most(case: str, metric: str, value: float, unit: str, goal: float, peer: 
     return Row(case, metric, value, unit, f"<= {goal:g}", value <= goal, peer)
 
 
+def at_least(case: str, metric: str, value: float, unit: str, goal: float, peer: str = "") -> Row:
+    """A figure that should reach ``goal``."""
+    return Row(case, metric, value, unit, f">= {goal:g}", value >= goal, peer)
+
+
 def machine() -> str:
     """Processor, cores, kernel."""
     model = platform.processor() or platform.machine()
@@ -48,7 +53,10 @@ def versions() -> dict[str, str]:
     """Python and the packages that matter."""
     found = {"python": platform.python_version()}
     for name in SHOWN:
-        found[name] = importlib.metadata.version(name)
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from client.exchange import open_stream
-from client.stream import LARGEST_FRAME, SealedStream
+from client.stream import LARGEST_FRAME, SealedStream, StreamLost
 from privacy.errors import ProtocolError
 from server.exchange import Exchange, serve
 from simulations.alliances import Alliance
@@ -37,6 +37,10 @@ def _sealed(alliance: Alliance, stream: Any, me: str, peer: str) -> SealedStream
     )  # fmt: skip
 
 
+def _open(alliance: Alliance, me: str, peer: str) -> SealedStream:
+    return _sealed(alliance, open_stream(alliance.partners[me], JOB, peer), me, peer)
+
+
 def _both(left: Callable[[], Any], right: Callable[[], Any]) -> list[Any]:
     results: list[Any] = [None, None]
 
@@ -54,36 +58,68 @@ def _both(left: Callable[[], Any], right: Callable[[], Any]) -> list[Any]:
     return results
 
 
-def test_points_cross_in_order_and_the_relay_sees_none(
+def test_frames_cross_in_order_and_the_relay_reads_none(
     relayed: tuple[Alliance, Exchange],
 ) -> None:
     alliance, exchange = relayed
-    points = [os.urandom(32) for _ in range(20_000)]  # three chunks, more than the queues hold
+    frames = [os.urandom(200_000) for _ in range(30)]  # more than the queues hold
 
     def bank() -> list[bytes]:
-        stream = _sealed(alliance, open_stream(alliance.partners["bank"], JOB), "bank", "shop")
-        stream.send_points(1, points)
-        echo = stream.receive_points(2, 30_000)
+        stream = _open(alliance, "bank", "shop")
+        for frame in frames:
+            stream.send(frame)
+        echo = [stream.receive() for _ in frames]
         stream.close()
         return echo
 
     def shop() -> int:
-        stream = _sealed(alliance, open_stream(alliance.partners["shop"], JOB), "shop", "bank")
-        got = stream.receive_points(1, 30_000)
-        stream.send_points(2, got[::-1])
+        stream = _open(alliance, "shop", "bank")
+        got = [stream.receive() for _ in frames]
+        for frame in got[::-1]:
+            stream.send(frame)
         stream.close()
         return len(got)
 
     results = _both(bank, shop)
-    assert results[0] == points[::-1]
-    assert results[1] == 20_000
-    assert exchange.bytes_relayed > 2 * 32 * 20_000
+    assert results[0] == frames[::-1]
+    assert results[1] == 30
+    assert exchange.bytes_relayed > 2 * 30 * 200_000
+
+
+def test_who_comes_back_meets_the_peer_again(relayed: tuple[Alliance, Exchange]) -> None:
+    """One end vanishes without a goodbye: the other hears of it, and both start a new session."""
+    alliance, _ = relayed
+    first = threading.Event()
+
+    def bank() -> bytes:
+        stream = _open(alliance, "bank", "shop")
+        first.wait(10)
+        with pytest.raises(StreamLost):
+            stream.receive()
+        stream.abort()
+        stream = _open(alliance, "bank", "shop")
+        frame = stream.receive()
+        stream.close()
+        return frame
+
+    def shop() -> None:
+        gone = _open(alliance, "shop", "bank")
+        gone.abort()
+        first.set()
+        stream = _open(alliance, "shop", "bank")
+        stream.send(b"again")
+        stream.close()
+
+    assert _both(bank, shop)[0] == b"again"
 
 
 def test_strangers_are_not_let_in(relayed: tuple[Alliance, Exchange]) -> None:
     alliance, _ = relayed
-    for name, job in (("telecom", JOB), ("bank", "b" * 32)):
-        stream = open_stream(alliance.partners[name], job)
+    for name, job, peer in (
+        ("telecom", JOB, "bank"), ("bank", "b" * 32, "shop"), ("bank", JOB, "telecom"),
+        ("bank", JOB, "bank"),
+    ):  # fmt: skip
+        stream = open_stream(alliance.partners[name], job, peer)
         with pytest.raises(ProtocolError):
             stream.receive()
         stream.close()
@@ -118,6 +154,9 @@ class Tampered:
     def close(self) -> None:
         self.inner.close()
 
+    def abort(self) -> None:
+        self.inner.abort()
+
 
 @pytest.mark.parametrize("how", ["flip", "cut", "repeat", "drop", "oversize"])
 @pytest.mark.parametrize("number", [1, 2, 3])
@@ -127,32 +166,47 @@ def test_a_tampered_stream_ends_in_one_opaque_error(
     alliance, pipes = make_alliance(), Pipes()
 
     def bank() -> Any:
-        stream = _sealed(alliance, pipes.open(JOB), "bank", "shop")
-        stream.send_points(1, [os.urandom(32)] * 9000)
+        stream = _sealed(alliance, pipes.open("bank", JOB, "shop"), "bank", "shop")
+        for _ in range(4):
+            stream.send(os.urandom(1000))
         stream.close()
 
     def shop() -> Any:
-        stream = _sealed(alliance, Tampered(pipes.open(JOB), number, how), "shop", "bank")
-        return stream.receive_points(1, 10_000)
+        tampered = Tampered(pipes.open("shop", JOB, "bank"), number, how)
+        stream = _sealed(alliance, tampered, "shop", "bank")
+        return [stream.receive() for _ in range(4)]
 
     error = _both(bank, shop)[1]
     assert isinstance(error, ProtocolError)
     assert str(error) == "protocol check failed"
 
 
-@pytest.mark.parametrize("most", [10, 8999])
-def test_more_points_than_agreed_are_refused(
-    make_alliance: Callable[..., Alliance], most: int
+def test_a_frame_the_peer_would_not_take_is_not_sent(
+    make_alliance: Callable[..., Alliance],
 ) -> None:
     alliance, pipes = make_alliance(), Pipes()
 
     def bank() -> Any:
-        _sealed(alliance, pipes.open(JOB), "bank", "shop").send_points(1, [bytes(32)] * 9000)
+        stream = _sealed(alliance, pipes.open("bank", JOB, "shop"), "bank", "shop")
+        stream.send(bytes(LARGEST_FRAME))
 
     def shop() -> Any:
-        return _sealed(alliance, pipes.open(JOB), "shop", "bank").receive_points(1, most)
+        return _sealed(alliance, pipes.open("shop", JOB, "bank"), "shop", "bank")
 
-    assert isinstance(_both(bank, shop)[1], ProtocolError)
+    assert isinstance(_both(bank, shop)[0], ProtocolError)
+
+
+def test_a_handshake_is_for_one_peer(make_alliance: Callable[..., Alliance]) -> None:
+    """The relay joins the bank's stream to the shop with the telecom's to the shop."""
+    alliance, pipes = make_alliance(), Pipes()
+
+    def shop() -> Any:
+        return _sealed(alliance, pipes.open("shop", JOB, "bank"), "shop", "bank")
+
+    def other() -> Any:
+        return _sealed(alliance, pipes.open("bank", JOB, "shop"), "bank", "telecom")
+
+    assert isinstance(_both(shop, other)[0], ProtocolError)
 
 
 def test_a_relay_in_the_middle_has_no_identity_key(make_alliance: Callable[..., Alliance]) -> None:
@@ -161,11 +215,11 @@ def test_a_relay_in_the_middle_has_no_identity_key(make_alliance: Callable[..., 
 
     def relay() -> Any:
         return SealedStream(
-            pipes.open(JOB), contract=alliance.contract, job=JOB, me="shop", peer="bank",
+            pipes.open("shop", JOB, "bank"), contract=alliance.contract, job=JOB, me="shop", peer="bank",
             identity=alliance.coordinator.identity(), randomness=os.urandom,
         )  # fmt: skip
 
     def bank() -> Any:
-        return _sealed(alliance, pipes.open(JOB), "bank", "shop")
+        return _sealed(alliance, pipes.open("bank", JOB, "shop"), "bank", "shop")
 
     assert isinstance(_both(relay, bank)[1], ProtocolError)

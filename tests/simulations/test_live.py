@@ -123,7 +123,9 @@ def test_what_is_open_to_the_outside(live: Live) -> None:
         list(stranger.stream_stream("/tallystick.v1.Exchange/Relay")(iter(()), timeout=5))
     assert caught.value.code() == grpc.StatusCode.UNAVAILABLE  # no certificate, no handshake
     stranger.close()
-    stream = open_stream(live.alliance.partners["bank"], "f" * 32)  # a match that is not open
+    stream = open_stream(
+        live.alliance.partners["bank"], "f" * 32, "shop"
+    )  # a match that is not open
     with pytest.raises(ProtocolError):
         stream.receive()
     stream.close()

@@ -285,8 +285,9 @@ def test_a_match_goes_on_after_its_connection_broke(
             assert abs(found["size"] - 10_000) < 6 * found["deviation"]
         elif result == "sum":
             exact = sum(n * 13 % 1000 for n in range(10_000, 20_000))
-            assert abs(found["figures"]["sum"]["value"] - exact) < 6 * (
-                found["figures"]["sum"]["deviation"]
+            assert (
+                abs(found["figures"]["sum"]["value"] - exact)
+                < 6 * (found["figures"]["sum"]["deviation"])
             )
         else:
             assert abs(found["figures"]["bank & shop & telecom"]["value"] - 10_000) < 60
@@ -314,7 +315,9 @@ def test_a_match_goes_on_in_a_gate_that_was_started_again(
     with Room(alliance) as room:  # new gates over the same folders
         logs = list(alliance.partners["bank"].matches.iterdir())
         assert len(logs) == 1  # what was dealt with lies there, encrypted
-        assert b"example.com" not in b"".join(p.read_bytes() for p in logs[0].glob("*") if p.is_file())
+        assert b"example.com" not in b"".join(
+            p.read_bytes() for p in logs[0].glob("*") if p.is_file()
+        )
         start(room, wanted, salt)[1].run()
         assert people(room, "bank", "joint") == customers(range(10_000, 20_000))
         assert room.gates["bank"].store.rows("SELECT * FROM disclosures") == charged

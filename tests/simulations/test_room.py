@@ -1,20 +1,17 @@
 from __future__ import annotations
 
 import sqlite3
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from client.stream import Stream
-from privacy.errors import ConfigError, ProtocolError, RoundFailed
+from privacy.errors import ConfigError, RoundFailed
 from protos import jobs, wire
-from server.tasks.match import MatchDrive
 from server.tasks.noisy_sum import Memory, NoisySumDrive
 from simulations.alliances import Alliance
-from simulations.room import Pipes, Room
+from simulations.room import Room
 from tests.conftest import PROPENSITY, QUERY, SEGMENT, job
 
 

@@ -40,7 +40,11 @@ class Pipe:
     def __init__(self, inbox: queue.Queue[Any], outbox: queue.Queue[Any]) -> None:
         self.inbox, self.outbox = inbox, outbox
         self.held: dict[int, int] = {}
-        self.tamper: Callable[[int, int, bytes], Any] = lambda kind, index, data: (kind, index, data)
+        self.tamper: Callable[[int, int, bytes], Any] = lambda kind, index, data: (
+            kind,
+            index,
+            data,
+        )
         self.sent: list[tuple[int, int, bytes]] = []
         self.stopped = threading.Event()
         self.other: Pipe | None = None
@@ -123,5 +127,15 @@ def together(*work: Callable[[], Any]) -> list[Any]:
     return [future.result() for future in futures]
 
 
-__all__ = ["LOGS", "Pipe", "Player", "labels", "matched", "oblivious", "overlap", "pipe", "together",
-           "total"]
+__all__ = [
+    "LOGS",
+    "Pipe",
+    "Player",
+    "labels",
+    "matched",
+    "oblivious",
+    "overlap",
+    "pipe",
+    "together",
+    "total",
+]

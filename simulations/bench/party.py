@@ -1,0 +1,107 @@
+"""One process of ``bench match``: a party, or the relay. Told what to do through its standard input."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+from client.exchange import open_stream
+from client.home import Home
+from client.journal import Journal
+from client.ledger import Ledger
+from client.sets import EarlierSets
+from client.store import Store
+from client.table import Report
+from client.tasks.match import MatchTask
+from client.tasks.noisy_sum import Context
+from privacy.matching import engine, fast
+from protos import jobs
+from server.exchange import Exchange, serve
+from server.home import Home as CoordinatorHome
+from simulations.bench.matching import NAMES, usage
+
+
+def main() -> None:
+    """Arguments: the run's folder, the job's salt, and a party's name or ``relay``."""
+    folder, salt, role = Path(sys.argv[1]), bytes.fromhex(sys.argv[2]), sys.argv[3]
+    if role == "relay":
+        relay(folder / "alliance")
+    else:
+        party(folder, salt, role)
+
+
+def relay(root: Path) -> None:
+    """The coordinator's exchange, alone."""
+    server = serve(CoordinatorHome(root / "coordinator"), Exchange(lambda _: tuple(NAMES)))
+    _say("ready")
+    sys.stdin.readline()
+    before = usage()[0]
+    sys.stdin.readline()
+    _say(json.dumps({"cpu": usage()[0] - before}))
+    server.stop(0.2).wait(2)
+
+
+def party(folder: Path, salt: bytes, name: str) -> None:
+    """Read, match, write the rows: what a gate's match does, and no more."""
+    home = Home(folder / "alliance" / name)
+    home.prepare()
+    contract, identity = home.contract(), home.identity()
+    spec = (folder / "job").read_bytes()
+    job = jobs.from_canonical(spec)
+    job_id = jobs.job_id(contract.digest(), spec, salt)
+    store = Store(home.database, home.storage_key(), os.urandom)
+    ledger = Ledger(store, contract, time.time)
+    context = Context(name, contract, contract.digest(), identity, store, ledger, os.urandom)
+    task = MatchTask(
+        context, Journal(store, identity, time.time), job_id, job, partial(open_stream, home),
+        (home.matches, home.audiences, home.caches),
+        EarlierSets(store, home.sets, home.storage_key()),
+    )  # fmt: skip
+    prepare = _warm(task.uses_fast_lane)
+    _say("ready")
+    sys.stdin.readline()
+    before = usage()[0]
+    task.prepare(home.source(), {}, Report())
+    reply = task.run()
+    cpu, memory = usage()
+    sent = store.rows("SELECT SUM(size) FROM journal WHERE kind = 'match' AND job = ?", job_id)
+    files = list(home.audiences.glob(f"*{job_id[:8]}.csv"))
+    matched = sum(file.read_bytes().count(b"\n") - 1 for file in files)
+    if reply.figures:
+        matched = round(reply.figures[0].value)
+    _say(
+        json.dumps(
+            {"cpu": cpu - before, "memory": memory, "bytes": sent[0][0], "matched": matched,
+             "engine": reply.engine, "prepare": prepare}
+        )
+    )  # fmt: skip
+    store.close()
+    sys.stdin.readline()
+
+
+def _warm(fast_lane: bool) -> float:
+    """Compile and load what the match will use; CPU seconds it took."""
+    import duckdb
+    import numpy as np
+
+    before = usage()[0]
+    duckdb.connect().execute("SELECT 1").fetchnumpy()
+    labels = np.frombuffer(
+        b"".join(hashlib.sha256(bytes([i])).digest() for i in range(64)), np.uint8
+    ).reshape(-1, 32)
+    if fast_lane:
+        fast.warm()
+    else:
+        core = engine.engine(engine.available()[0])
+        core.tokens(core.multiply(core.new_key(os.urandom), core.encode(bytes(16), labels)))
+    return usage()[0] - before
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
