@@ -94,9 +94,9 @@ class Audience:
 
         Raises DataError, Refused(POLICY).
         """
-        people, key = -1, ""
-        last = dict.fromkeys(self.identifiers, -1)
-        summary = dict.fromkeys(self.identifiers, 0)
+        summary, last = dict.fromkeys(self.identifiers, 0), dict.fromkeys(self.identifiers, -1)
+        people, of_batch = 0, 0
+        before = -1
         for batch in batches(
             source,
             wanted.columns,
@@ -106,24 +106,23 @@ class Audience:
             report=report,
             folder=folder,
         ):
-            picked = np.flatnonzero(wanted.chosen(batch)).tolist()
-            if not picked:
+            in_table = of_batch + np.cumsum(batch.new)  # the person's place in the whole table
+            of_batch = int(in_table[-1]) if len(in_table) else of_batch
+            chosen = wanted.chosen(batch)
+            picked = in_table[chosen]
+            if not len(picked):
                 continue
-            numbers, fresh = np.empty(len(picked), np.int64), []
-            for i, at in enumerate(picked):
-                if people < 0 or batch.key[at] != key:
-                    people, key = people + 1, batch.key[at]
-                    fresh.append(key)
-                numbers[i] = people
-            self._spool.log("people").append(json.dumps(fresh).encode())
+            fresh = np.diff(picked, prepend=before) != 0
+            numbers = people - 1 + np.cumsum(fresh)
+            people, before = int(numbers[-1]) + 1, int(picked[-1])
+            keys = batch.key[chosen]
+            self._spool.log("people").append(json.dumps(keys[fresh].tolist()).encode())
             if wanted.value:
-                values = batch.rows[wanted.value][picked]
+                values = batch.rows[wanted.value][chosen]
                 frame = np.stack([numbers.astype(np.float64), values]).tobytes()
                 self._spool.log("values").append(frame)
-            whole = len(picked) == len(batch.key)
             for kind in self.identifiers:
-                texts = batch.identifiers[kind]
-                found, at_rows = labels(kind, texts if whole else [texts[at] for at in picked])
+                found, at_rows = labels(kind, batch.identifiers[kind][chosen].tolist())
                 numbered = numbers[at_rows]
                 if wanted.spec.is_noisy and len(numbered):
                     first = np.diff(numbered, prepend=last[kind]) != 0
@@ -132,7 +131,7 @@ class Audience:
                 summary[kind] += len(numbered)
                 self._spool.log(f"labels {kind}").append(numbered.tobytes() + found.tobytes())
         self._spool.log("summary").append(
-            json.dumps({"people": people + 1, "labels": summary}).encode()
+            json.dumps({"people": people, "labels": summary}).encode()
         )
 
     @property
@@ -175,10 +174,10 @@ class Audience:
         """Number and the partner's own key of the chosen people, in order."""
         log, number = self._spool.log("people"), 0
         for i in range(len(log)):
-            for key in json.loads(log.read(i)):
-                if chosen[number]:
-                    yield number, key
-                number += 1
+            keys = json.loads(log.read(i))
+            for at in np.flatnonzero(chosen[number : number + len(keys)]).tolist():
+                yield number + at, keys[at]
+            number += len(keys)
 
     def commitment(self, salt: bytes) -> bytes:
         """SHA-256 over ``salt`` and everything entered, in the table's order: to be opened in an

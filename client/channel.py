@@ -33,8 +33,9 @@ class Pins:
     def _log(self, way: str, kind: int) -> Log:
         return self._spool.log(f"{way} {self.peer} {kind}")
 
-    def pin(self, way: str, kind: int, index: int, data: bytes) -> None:
-        """Raises ProtocolError if frame ``index`` was something else before, or is out of order."""
+    def pin(self, way: str, kind: int, index: int, data: bytes) -> bytes:
+        """The frame's digest. Raises ProtocolError if frame ``index`` was something else before, or is
+        out of order."""
         digest = hashlib.sha256(data).digest()
         with self._lock:
             log = self._log(way, kind)
@@ -45,6 +46,7 @@ class Pins:
                 log.append(digest)
             else:
                 raise ProtocolError
+        return digest
 
     def chain(self, way: str, kind: int, frames: int) -> bytes:
         """SHA-256 over the digests of the first frames. Raises ProtocolError if there are fewer."""
@@ -81,11 +83,13 @@ class MatchChannel:
 
     def send(self, kind: int, index: int, data: bytes) -> None:
         """Send a frame; kinds count across stages."""
-        if kind % STAGE not in (OPENING, DONE):
-            self.pins.pin("sent", kind, index, data)
+        if kind % STAGE in (OPENING, DONE):
+            digest = hashlib.sha256(data).digest()
+        else:
+            digest = self.pins.pin("sent", kind, index, data)
         frame = wire.serialise(wire.MatchFrame(kind=kind, index=index, data=data))
         with self._sending:
-            self._sent.update(hashlib.sha256(data).digest())
+            self._sent.update(digest)
             self._stream.send(frame)
 
     def receive(self) -> tuple[int, int, bytes]:

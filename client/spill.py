@@ -22,6 +22,8 @@ from protos.refusal import Code
 
 _HEAD = struct.Struct("<I")
 _NONCE = 12
+PINS = ("sent ", "got ")
+"""Logs of digests: they survive a killed process, but need not survive a power cut."""
 BUFFER = 1 << 16
 """Bytes of a bucket gathered before they are written."""
 
@@ -50,7 +52,8 @@ class DiskSpool:
 
     def log(self, name: str) -> Log:
         if name not in self._logs:
-            self._logs[name] = DiskLog(self, name, self._path(name))
+            durable = not name.startswith(PINS)
+            self._logs[name] = DiskLog(self, name, self._path(name), durable=durable)
         return self._logs[name]
 
     def buckets(self, name: str, count: int) -> Buckets:
@@ -90,8 +93,8 @@ class DiskSpool:
 class DiskLog:
     """Frames in one file."""
 
-    def __init__(self, spool: DiskSpool, name: str, path: Path) -> None:
-        self._spool, self._name = spool, name
+    def __init__(self, spool: DiskSpool, name: str, path: Path, *, durable: bool) -> None:
+        self._spool, self._name, self._durable = spool, name, durable
         try:
             self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b")
             self._starts = self._whole_frames()
@@ -117,7 +120,8 @@ class DiskLog:
             self._file.seek(self._starts[-1])
             self._file.write(frame)
             self._file.flush()
-            os.fsync(self._file.fileno())
+            if self._durable:
+                os.fsync(self._file.fileno())
         except OSError as error:
             raise Refused(Code.STORAGE, f"match folder: {error.strerror}") from None
         self._starts.append(self._starts[-1] + len(frame))

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     import duckdb
 
 
-BATCH_ROWS = 1 << 16
-BATCH_MEMORY = "256MB"
+BATCH_ROWS = 1 << 15
+BATCH_MEMORY = "96MB"
 """What DuckDB may hold while rows are read in batches."""
 
 
@@ -147,14 +147,18 @@ def read(
     return _snapshot(arrays, columns, wanted, identifiers, rows_per_person, report)
 
 
+Texts = NDArray[np.object_]
+"""Python strings, None for NULL."""
+
+
 @dataclass(frozen=True)
 class Batch:
-    """Rows in order of person. ``new``: (n,) whether a row is its person's first."""
+    """Rows in order of person, all (n,). ``new``: whether a row is its person's first."""
 
-    key: list[str]
+    key: Texts
     new: NDArray[np.bool_]
     rows: dict[str, Floats]
-    identifiers: dict[str, list[str | None]]
+    identifiers: dict[str, Texts]
 
 
 def batches(
@@ -169,7 +173,8 @@ def batches(
 ) -> Iterator[Batch]:
     """As :func:`read`, a bounded number of rows at a time; counts go into ``report``.
 
-    What DuckDB cannot hold it puts into ``folder``, encrypted, for as long as this runs.
+    What DuckDB cannot hold it puts into ``folder`` in the clear, for as long as this runs, as the
+    table itself lies on this machine.
     """
     last, seen = "", 0
     with _selected(source, columns, wanted, identifiers, report, folder) as (db, names, order):
@@ -177,7 +182,6 @@ def batches(
             db.execute(
                 f"CREATE TEMP TABLE ordered AS SELECT {names} FROM snapshot ORDER BY {order}"
             )
-            db.execute("DROP TABLE snapshot")
             found = db.execute("SELECT COUNT(*) FROM ordered").fetchone()
         for first in range(0, int(found[0]) if found else 0, BATCH_ROWS):
             with _data_errors(source):
@@ -206,38 +210,39 @@ def _batch(
     count = len(arrays[0])
     report.rows += count
     keys = _texts(arrays[0])
-    keep = np.array([bool(key) for key in keys], np.bool_)
+    keep: NDArray[np.bool_] = (keys != None) & (keys != "")  # noqa: E711 - element by element
     report.without_person += count - int(keep.sum())
     rows = {}
     for name, array in zip(wanted, arrays[1:], strict=False):
         rows[name], usable = _usable(name, columns[name], array, report)
         keep &= usable
     held = {n: _texts(a) for n, a in zip(identifiers, arrays[1 + len(wanted) :], strict=True)}
-    new = np.zeros(count, np.bool_)
-    for i in np.flatnonzero(keep).tolist():
-        if keys[i] != last:
-            last, seen, new[i] = str(keys[i]), 0, True
-        seen += 1
-        if seen > rows_per_person:
-            keep[i] = False
-            report.over_rows_per_person += 1
+    place = np.flatnonzero(keep)
+    kept = keys[place]
+    if not len(place):
+        return Batch(kept, np.zeros(0, np.bool_), rows, held), last, seen
+    new = np.concatenate([[kept[0] != last], kept[1:] != kept[:-1]]).astype(np.bool_)
+    at = np.arange(len(place))
+    first = np.maximum.accumulate(np.where(new, at, -1))
+    run = np.where(first < 0, seen + at, at - first)  # rows of this person before this one
+    within = run < rows_per_person
+    report.over_rows_per_person += int((~within).sum())
     report.people += int(new.sum())
-    place = np.flatnonzero(keep).tolist()
-    batch = Batch(
-        [str(keys[i]) for i in place],
-        new[keep],
-        {name: values[keep] for name, values in rows.items()},
-        held if len(place) == count else {n: [v[i] for i in place] for n, v in held.items()},
-    )
-    return batch, last, seen
+    last, seen = str(kept[-1]), int(run[-1]) + 1
+    if not bool(within.all()) or len(place) < count:
+        place = place[within]
+        kept, new = kept[within], new[within]
+        rows = {name: values[place] for name, values in rows.items()}
+        held = {name: values[place] for name, values in held.items()}
+    return Batch(kept, new, rows, held), last, seen
 
 
-def _texts(array: Any) -> list[str | None]:
+def _texts(array: Any) -> Texts:
     """A column of texts; None for NULL."""
     if isinstance(array, np.ma.MaskedArray):
         array = np.ma.filled(array.astype(object), None)
-    values: list[Any] = array.tolist()
-    return [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in values]
+    texts: Texts = np.asarray(array, dtype=object)
+    return texts
 
 
 def _usable(
@@ -289,8 +294,10 @@ def _selected(
         with _data_errors(source):
             # Read first, convert afterwards: DuckDB 2 moves TRY_CAST into the CSV reader, which then
             # rejects whole lines for one bad cell.
+            kind = "TABLE" if relation.startswith("read_csv") else "VIEW"
             db.execute(
-                f"CREATE TEMP TABLE snapshot AS SELECT {', '.join(map(_quoted, raw))} FROM {relation}"
+                f"CREATE TEMP {kind} snapshot AS"
+                f" SELECT {', '.join(map(_quoted, raw))} FROM {relation}"
             )
             report.malformed_lines = malformed(db)
         yield db, names, order
@@ -408,8 +415,8 @@ def _opened(
     if folder is not None:
         settings |= {
             "memory_limit": BATCH_MEMORY,
+            "threads": "1",
             "temp_directory": str(folder),
-            "temp_file_encryption": "true",
         }
     location = source.location
     csv = "read_csv({}, all_varchar=true, header=true, store_rejects=true)"

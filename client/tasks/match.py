@@ -114,7 +114,7 @@ class MatchTask:
         audience.write(source, wanted, report, self._folder / "reading")
         if report.people < self.at.contract.privacy.smallest_cohort:
             raise Refused(Code.UNAVAILABLE, "fewer people than the contract's smallest cohort")
-        self._check_sets(audience, keep=False)
+        self._check_sets(spool, keep=False)
 
     @property
     def needs_audience(self) -> bool:
@@ -127,19 +127,25 @@ class MatchTask:
         plain = self.spec.result == "list" and not self.spec.is_ring and self.spec.cache is None
         return self.rules.engine == "fast" and plain
 
-    def _check_sets(self, audience: Audience, *, keep: bool) -> None:
+    def _check_sets(self, spool: DiskSpool, *, keep: bool) -> None:
         """The cap and the difference rule, for each kind of identifier."""
         privacy, now = self.at.contract.privacy, self.at.ledger.now()
+        audience = Audience(spool, self.spec.identifiers)
         for kind in self.spec.identifiers:
+            log_of_kind = spool.log(f"tags {kind}")
+            if keep:
+                tags = np.frombuffer(log_of_kind.read(0), np.uint64)
+                self._sets.keep(self.id, kind, tags, now, privacy.period_days)
+                spool.discard(f"tags {kind}")
+                continue
             parts = [self._sets.tags(found) for found, _ in audience.records(kind)]
-            tags = np.unique(np.concatenate(parts)) if parts else np.empty(0, np.uint64)
+            tags = np.sort(np.concatenate([np.empty(0, np.uint64), *parts]))
+            tags = tags[np.diff(tags, prepend=np.uint64(0)) != 0]
             if len(tags) > self.rules.largest_set:
                 raise Refused(Code.UNAVAILABLE, "the set is larger than the contract allows")
-            if keep:
-                self._sets.keep(self.id, kind, tags, now, privacy.period_days)
-            else:
-                since = now - privacy.period_days * DAY
-                self._sets.check(kind, tags, privacy.smallest_cohort, since)
+            since = now - privacy.period_days * DAY
+            self._sets.check(kind, tags, privacy.smallest_cohort, since)
+            log_of_kind.append(tags.tobytes())
 
     # ------------------------------------------------------------------ the match
 
@@ -184,7 +190,7 @@ class MatchTask:
             for recipient in self.spec.recipients:
                 self._disclose(recipient)
             if self.needs_audience:
-                self._check_sets(Audience(spool, self.spec.identifiers), keep=True)
+                self._check_sets(spool, keep=True)
 
     def _disclose(self, recipient: str) -> None:
         kind = f"match {self.spec.result}"

@@ -8,6 +8,7 @@ they have dealt with before.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -526,8 +527,7 @@ def _add_venn(
 def _write_people(match: Match, chosen: NDArray[np.bool_]) -> None:
     with new_private(match.result_file()) as file:
         file.write(b"person\n")
-        for _, key in match.audience.keys(chosen):
-            file.write(f"{csv_cell(key)}\n".encode())
+        file.writelines(f"{csv_cell(key)}\n".encode() for _, key in match.audience.keys(chosen))
 
 
 def _write_pseudonyms(match: Match, deck: Deck, mine: Log) -> None:
@@ -564,8 +564,11 @@ def _write_union(match: Match, stage: Stage, mine: Log, others: Log, expected: i
     stage.spool.discard("right")
 
 
+_SPECIAL = re.compile('[,"\r\n]')
+
+
 def csv_cell(text: str) -> str:
     """A cell, quoted where it must be (RFC 4180, 2)."""
-    if any(c in text for c in ',"\r\n'):
+    if _SPECIAL.search(text):
         return '"' + text.replace('"', '""') + '"'
     return text

@@ -20,12 +20,11 @@ def normalise(values: Sequence[str | None]) -> list[str | None]:
 def all_at_once(values: Sequence[str | None]) -> NDArray[np.uint8] | None:
     """All digests, (n, 32), if every value is plainly 64 digits; None where one is not."""
     try:
-        text = "".join(values)  # type: ignore[arg-type]
-        if len(text) != 64 * len(values) or any(len(v) != 64 for v in values if v is not None):
+        if set(map(len, values)) - {64}:  # type: ignore[arg-type]
             return None
-        data = bytes.fromhex(text)  # ignores blanks between bytes, hence the length below
+        data = bytes.fromhex("".join(values))  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return None
-    if len(data) != 32 * len(values):
+    if len(data) != 32 * len(values):  # blanks between bytes are skipped
         return None
     return np.frombuffer(data, np.uint8).reshape(-1, 32)

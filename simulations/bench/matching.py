@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -21,15 +20,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from privacy.errors import RoundFailed
-from privacy.matching import engine
+from privacy.matching import engine, ristretto
 from protos import jobs
 from protos.toml import build
 from simulations import live
 from simulations.alliances import create
+from simulations.bench.party import NAMES
 from simulations.bench.report import Row, at_least, at_most
 
-NAMES = ["left", "right"]
 PURPOSE = "measure"
 SECONDS = 560.0
 
@@ -129,28 +130,24 @@ def _cached(folder: Path, tables: list[Path], small: int, n: int, peer: str) -> 
 
 
 def _scaling(points: int) -> list[Row]:
-    """libsodium's engine on one core and on all: wall time of the same work, in new processes."""
-    code = (
-        "import os,sys,time;from privacy.matching import engine,ristretto;"
-        "e=engine.engine('ristretto255');import numpy as np;"
-        f"l=np.frombuffer(os.urandom(32*{points}),np.uint8).reshape(-1,32);"
-        "p=e.encode(bytes(16),l);k=e.new_key(os.urandom);t=time.perf_counter();"
-        "e.multiply(k,p);print(time.perf_counter()-t)"
-    )
-    cores = sorted(os.sched_getaffinity(0))
-    taken: dict[int, list[float]] = {1: [], len(cores): []}
-    for _ in range(3):
-        for count, times in taken.items():
-            chosen = {str(c) for c in cores[:count]}
-            done = subprocess.run(
-                [sys.executable, "-c",
-                 f"import os;os.sched_setaffinity(0,{{{','.join(chosen)}}});" + code],
-                check=True, capture_output=True, text=True, timeout=120,
-            )  # fmt: skip
-            times.append(float(done.stdout))
-    speed = min(taken[1]) / min(taken[len(cores)])
-    case = f"ristretto255, {len(cores)} cores"
-    return [at_least(case, "speed-up over one core", speed, "x", 1.8)]
+    """libsodium's engine in one thread and on all cores, in turn; the best of each."""
+    core = ristretto.Ristretto255()
+    labels = np.frombuffer(os.urandom(32 * points), np.uint8).reshape(-1, 32)
+    elements, key = core.encode(bytes(16), labels), core.new_key(os.urandom)
+    taken: dict[int, list[float]] = {ristretto.STEP: [], points: []}
+    usual = ristretto.STEP
+    try:
+        for _ in range(8):
+            for step, times in taken.items():
+                ristretto.STEP = step
+                before = time.perf_counter()
+                core.multiply(key, elements)
+                times.append(time.perf_counter() - before)
+    finally:
+        ristretto.STEP = usual
+    speed = min(taken[points]) / min(taken[usual])
+    case = f"ristretto255, {os.cpu_count()} cores"
+    return [at_least(case, "speed-up over one thread", speed, "x", 1.8)]
 
 
 # ---------------------------------------------------------------------- real processes
@@ -281,12 +278,6 @@ def _tables(folder: Path, left: int, right: int) -> list[Path]:
 
 def _short(n: int) -> str:
     return f"{n // 10**6}M" if n >= 10**6 else f"{n // 1000}k" if n >= 1000 else str(n)
-
-
-def usage() -> tuple[float, float]:
-    """CPU seconds and greatest resident memory, MB, of this process."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
 
 
 # ---------------------------------------------------------------------- peers

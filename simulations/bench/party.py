@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
 import sys
 import time
 from functools import partial
@@ -21,9 +22,8 @@ from client.tasks.match import MatchTask
 from client.tasks.noisy_sum import Context
 from privacy.matching import engine, fast
 from protos import jobs
-from server.exchange import Exchange, serve
-from server.home import Home as CoordinatorHome
-from simulations.bench.matching import NAMES, usage
+
+NAMES = ["left", "right"]
 
 
 def main() -> None:
@@ -37,6 +37,9 @@ def main() -> None:
 
 def relay(root: Path) -> None:
     """The coordinator's exchange, alone."""
+    from server.exchange import Exchange, serve
+    from server.home import Home as CoordinatorHome
+
     server = serve(CoordinatorHome(root / "coordinator"), Exchange(lambda _: tuple(NAMES)))
     _say("ready")
     sys.stdin.readline()
@@ -82,6 +85,12 @@ def party(folder: Path, salt: bytes, name: str) -> None:
     )  # fmt: skip
     store.close()
     sys.stdin.readline()
+
+
+def usage() -> tuple[float, float]:
+    """CPU seconds and greatest resident memory, MB, of this process."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
 
 
 def _warm(fast_lane: bool) -> float:
