@@ -411,6 +411,7 @@ def _opened(
         "autoload_known_extensions": "false",
         "memory_limit": "1GB",
         "threads": "2",
+        "enable_progress_bar": "false",
     }
     if folder is not None:
         settings |= {

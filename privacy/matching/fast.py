@@ -102,9 +102,9 @@ def bins_for(items: int) -> int:
 
 
 def token_bytes(mine: int, theirs: int) -> int:
-    """Bytes of a value that is compared: 40 bits of safety above the number of pairs."""
+    """Bytes of a value that is compared, 8 to 16: 40 bits of safety above the number of pairs."""
     bits = 40 + math.log2(max(2, mine)) + math.log2(max(2, theirs))
-    return min(16, math.ceil(bits / 8))
+    return min(16, max(8, math.ceil(bits / 8)))
 
 
 def receive(

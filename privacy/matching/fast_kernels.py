@@ -194,7 +194,7 @@ def blake2s(m: Any, v: Any, out: Any) -> None:
 
 @_compiled
 def _cut(value: Any, width: int) -> Any:
-    """The bytes of a second word that stay, of ``width`` bytes in all (9 to 16)."""
+    """The bytes of a second word that stay, of ``width`` bytes in all (8 to 16)."""
     if width >= 16:
         return value
     if width <= 8:
