@@ -292,6 +292,7 @@ def _selected(
             + [source.identifiers[n] for n in identifiers]
         )
         with _data_errors(source):
+            db.execute("PRAGMA disable_progress_bar")  # it would write to standard output
             # Read first, convert afterwards: DuckDB 2 moves TRY_CAST into the CSV reader, which then
             # rejects whole lines for one bad cell.
             kind = "TABLE" if relation.startswith("read_csv") else "VIEW"
@@ -411,7 +412,6 @@ def _opened(
         "autoload_known_extensions": "false",
         "memory_limit": "1GB",
         "threads": "2",
-        "enable_progress_bar": "false",
     }
     if folder is not None:
         settings |= {

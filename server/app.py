@@ -143,8 +143,18 @@ def _run(store: Store, rounds: Rounds, row: JobRow) -> dict[str, Any]:
     heads = store.heads()
     signed: list[wire.Signed]
     if job.match:
-        store.start(row.id, 1)
-        match = MatchDrive(rounds, job, row.salt, heads=heads)
+        store.start(row.id, 0)
+
+        def note_match(party: str, done: int, total: int) -> None:
+            if party == receiver:
+                store.progress(row.id, done, total)
+            if store.job(row.id).state == "cancelled":
+                request = wire.Request(cancel=wire.Cancel())
+                rounds.ask(dict.fromkeys(job.participants(rounds.contract), request))
+                raise RoundFailed("cancelled")
+
+        receiver = job.match.parties[0]
+        match = MatchDrive(rounds, job, row.salt, heads=heads, progress=note_match)
         result = match.run()
         signed = match.finish()
     else:

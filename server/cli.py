@@ -22,6 +22,8 @@ HomeOption = Annotated[
     Path, typer.Option("--home", envvar="TALLYSTICK_HOME", help="the coordinator's folder")
 ]
 HERE = Path("coordinator")
+MANY = 1000
+"""Steps from which on a rate says something: elements of a match, not releases."""
 JobFile = Annotated[Path, typer.Argument(help="job.toml")]
 JobName = Annotated[str, typer.Argument(help="a job's id, its start, or its name (the newest)")]
 
@@ -196,10 +198,15 @@ def _wait(store: Store, job_id: str) -> JobRow:
     from rich.console import Console
     from rich.progress import Progress
 
+    rate = ""
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("waiting", total=None)
+        before, at = 0, time.monotonic()
         while (row := store.job(job_id)).state in OPEN_STATES:
-            label = f"{row.name} {row.state}"
+            now = time.monotonic()
+            if row.done > before and now - at > 2.0:
+                rate, before, at = f", {(row.done - before) / (now - at):,.0f}/s", row.done, now
+            label = f"{row.name} {row.state}{rate if row.planned > MANY else ''}"
             progress.update(task, description=label, total=row.planned or None, completed=row.done)
             time.sleep(0.2)
     return row

@@ -131,9 +131,11 @@ class Store:
             planned, self._clock(), job_id,
         )  # fmt: skip
 
-    def progress(self, job_id: str, done: int) -> None:
-        """Note how many releases are in."""
+    def progress(self, job_id: str, done: int, planned: int | None = None) -> None:
+        """Note how many releases are in, or how many elements of a match were dealt with."""
         self._run("UPDATE jobs SET done = ?, updated = ? WHERE id = ?", done, self._clock(), job_id)
+        if planned is not None:
+            self._run("UPDATE jobs SET planned = ? WHERE id = ?", planned, job_id)
 
     def add_stats(self, job_id: str, more: dict[str, Any]) -> None:
         """Add to a job's running figures: numbers are summed, lists joined."""

@@ -248,6 +248,8 @@ def _codes(digests: Words, salt: bytes) -> Words:
 
 
 def _aes(key: bytes, blocks: Words) -> Words:
+    if not len(blocks):
+        return np.empty((0, 2), np.uint64)
     cipher = Cipher(algorithms.AES(key), modes.ECB()).encryptor()  # noqa: S305 - single blocks
     out = np.empty(blocks.nbytes + 16, np.uint8)
     cipher.update_into(np.ascontiguousarray(blocks).data.cast("B"), out.data)

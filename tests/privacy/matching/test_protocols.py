@@ -374,7 +374,7 @@ def test_a_deck_holds_every_row_behind_each_label(count: int, repeated: int, sta
     whole.pad(count + 10, os.urandom)
     whole.close()
     assert whole.distinct == count + 10
-    rows = np.concatenate([r for r in whole.rows_at(np.arange(count + 10))] or [np.empty(0)])
+    rows = np.concatenate(list(whole.rows_at(np.arange(count + 10))) or [np.empty(0)])
     assert sorted(rows.tolist()) == list(range(len(every)))
     seen = list(whole.chunks())
     assert [index for index, _, _ in seen] == list(range(-(-(count + 10) // deck.CHUNK)))
