@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from client.home import Home
 from client.table import read
 from privacy.errors import TallystickError
+from privacy.matching import fast
+from privacy.matching.engine import available
 from protos.alliance import Contract
 
 
@@ -39,6 +41,8 @@ def _findings(home: Home) -> Iterator[Finding]:
     if contract is None:
         return
     yield _data(home, contract)
+    if contract.matching is not None:
+        yield _matching(contract.matching.engine)
     for label, address in (
         ("link", contract.coordinator.link),
         ("exchange", contract.coordinator.exchange),
@@ -75,6 +79,14 @@ def _data(home: Home, contract: Contract) -> Finding:
     if snapshot.people < smallest:
         return Finding("data", False, f"{text}; the smallest cohort is {smallest}")
     return Finding("data", True, text)
+
+
+def _matching(engine: str) -> Finding:
+    """Which engines run here; the fast lane, where the contract asks for it."""
+    here = f"engines here: {', '.join(available())}"
+    if engine == "fast" and not fast.available():
+        return Finding("matching", False, f"{here}; engine fast needs tallystick[fast]")
+    return Finding("matching", True, here)
 
 
 def _connection(label: str, address: str, authority: str) -> Finding:

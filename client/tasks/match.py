@@ -7,7 +7,6 @@ after a break (a sealed seed, logs of what was dealt with, digests of every fram
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
@@ -19,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from client.audience import Audience, Wanted
 from client.channel import DONE, MatchChannel, Pins
@@ -425,8 +423,3 @@ class MatchTask:
         """Remove what the match kept on disk."""
         self.stop()
         shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def commitment_opens(commitment: bytes, salt: bytes, labels: NDArray[np.uint8]) -> bool:
-    """Whether a commitment is to these labels: what an auditor checks."""
-    return hashlib.sha256(b"tallystick/v1/set" + salt + labels.tobytes()).digest() == commitment

@@ -59,10 +59,11 @@ def match(data: Path | None, quick: bool, peer_python: Path | None = None) -> li
         tables = _tables(folder, n, n)
         peers = _peers(peer_python, folder, n)
         found = run(folder / "a", tables, n, "list")
-        goals = (30, 75, 200) if found.engine == "curve25519" else (None, None, None)
-        rows += _rows(f"{size} list, {found.engine}", found, *goals, peers.get("ecdh", ""))
+        vectorised = found.engine == "curve25519"
+        goals = (30.0, 75.0, 200.0) if vectorised else (None, None, None)
+        rows += _rows(f"{size} list, {found.engine}", found, goals, peers.get("ecdh", ""))
         found = run(folder / "f", tables, n, "list", engine_name="fast")
-        rows += _rows(f"{size} list, fast lane", found, 3, 105, None, peers.get("fast", ""))
+        rows += _rows(f"{size} list, fast lane", found, (3.0, 105.0, None), peers.get("fast", ""))
         counted = run(folder / "c", tables, n, "size")
         rows += _rows(f"{size} size, {counted.engine}", counted)
         summed = run(folder / "s", tables, n, "sum")
@@ -94,11 +95,12 @@ def _large(folder: Path) -> list[Row]:
 def _rows(
     case: str,
     found: Outcome,
-    cpu: float | None = None,
-    per_item: float | None = None,
-    memory: float | None = None,
+    goals: tuple[float | None, float | None, float | None] = (None, None, None),
     peer: str = "",
 ) -> list[Row]:
+    """``goals``: CPU seconds, bytes an item, megabytes."""
+    cpu, per_item, memory = goals
+
     def row(metric: str, value: float, unit: str, goal: float | None, other: str = "") -> Row:
         if goal is None:
             return Row(case, metric, value, unit, peer=other)

@@ -9,13 +9,13 @@ digests in, matched rows out; CPU seconds of both together. Prints one line. Imp
 from __future__ import annotations
 
 import multiprocessing
-import os
 import resource
 import socket
 import sys
 import tempfile
 import time
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 
@@ -37,7 +37,7 @@ def openmined(files: list[str]) -> str:
 
     lists = []
     for file in files:
-        with open(file) as lines:
+        with Path(file).open() as lines:
             next(lines)
             lists.append([line.strip() for line in lines])
     before = cpu()
@@ -105,7 +105,7 @@ def _party(
     config = psi.PsiExecuteConfig(
         protocol_conf=protocol,
         input_params=psi.InputParams(path=files[rank], selected_keys=["digest"], keys_unique=True),
-        output_params=psi.OutputParams(path=os.path.join(folder, f"out{rank}.csv")),
+        output_params=psi.OutputParams(path=str(Path(folder) / f"out{rank}.csv")),
     )
     connection = link.create_brpc(description, rank)
     before, started = cpu(), time.perf_counter()

@@ -14,7 +14,8 @@ import duckdb
 import numpy as np
 import pytest
 
-from client.table import Snapshot, Source, fold_of, read
+from client import table
+from client.table import Report, Snapshot, Source, fold_of, read
 from privacy.errors import DataError
 from privacy.programs.columns import Category
 from simulations import datasets
@@ -205,3 +206,42 @@ def test_postgresql(postgres: str, tmp_path: Path) -> None:
     gone = Source("postgresql://tally@127.0.0.1:1/x", "id", settings["columns"], {}, "crm")
     with pytest.raises(DataError, match="running and reachable"):
         read(gone, DECLARED, WANTED)
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 1000])
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_batches_are_the_table_in_pieces(
+    tmp_path: Path, size: int, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several rows of a person across a batch's edge, people without a key, cells that do not fit."""
+    lines = [HEAD]
+    for n in range(40):
+        for repeat in range(1 + n % 4):
+            age = "old" if n % 11 == 5 else str(20 + n + repeat)
+            person = "" if n == 7 else f"C{n:03d}"
+            lines.append(f"{person},{age},{n * 40},north,1,user{n}@example.com,1391234{n:04d}")
+    path = tmp_path / "t.csv"
+    path.write_text("\n".join(lines) + "\n")
+    if suffix == "parquet":
+        query = f"SELECT * FROM read_csv('{path}', all_varchar=true)"
+        duckdb.execute(f"COPY ({query}) TO '{tmp_path / 't.parquet'}' (FORMAT parquet)")
+        path = tmp_path / "t.parquet"
+    whole, expected = read(
+        _source(path), DECLARED, ["age", "spend"], identifiers=["email"], rows_per_person=2
+    )
+    monkeypatch.setattr(table, "BATCH_ROWS", size)
+    report = Report()
+    found = list(
+        table.batches(
+            _source(path), DECLARED, ["age", "spend"], identifiers=["email"],
+            rows_per_person=2, report=report, folder=tmp_path / "spill",
+        )
+    )  # fmt: skip
+    assert [key for batch in found for key in batch.key] == whole.key.tolist()
+    for name in ("age", "spend"):
+        assert np.concatenate([b.rows[name] for b in found]).tolist() == whole.rows[name].tolist()
+    emails = [text for batch in found for text in batch.identifiers["email"]]
+    assert emails == whole.identifiers["email"].tolist()
+    starts = np.flatnonzero(np.concatenate([b.new for b in found]))
+    assert starts.tolist() == whole.starts()[:-1].tolist()
+    assert report == expected

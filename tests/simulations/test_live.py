@@ -25,9 +25,9 @@ from client.store import Store
 from privacy.errors import ProtocolError
 from server.cli import submit
 from server.doctor import count_calls
-from simulations.alliances import Alliance
+from simulations.alliances import Alliance, create
 from simulations.live import Live, free_ports, tree
-from tests.conftest import PROPENSITY, QUERY, job
+from tests.conftest import PROPENSITY, QUERY, data_settings, job, terms, write_csv
 
 pytestmark = pytest.mark.slow
 LONG = {
@@ -41,6 +41,24 @@ def live(make_alliance: Callable[..., Alliance]) -> Iterator[Live]:
     link, exchange, internal = free_ports(3)
     alliance = make_alliance(
         ports=(link, exchange, internal), epsilon=20.0, epsilon_per_person=60.0
+    )
+    with Live(alliance) as running:
+        running.ready()
+        yield running
+
+
+@pytest.fixture
+def big(tmp_path: Path) -> Iterator[Live]:
+    """Two partners with 40,000 customers each, on the engine that takes its time."""
+    wanted, data = terms(2), {}
+    wanted["matching"] |= {"largest_set": 100_000, "engine": "ristretto255"}
+    for index, name in enumerate(("bank", "shop")):
+        path = tmp_path / f"{name}.csv"
+        write_csv(path, range(20_000 * index, 20_000 * index + 40_000))
+        data[name] = data_settings(path)
+    ports = free_ports(3)
+    alliance = create(
+        tmp_path, ["bank", "shop"], wanted, data, ports=(ports[0], ports[1], ports[2])
     )
     with Live(alliance) as running:
         running.ready()
@@ -179,6 +197,43 @@ def test_sigkill_of_a_supervisor(live: Live, whose: str) -> None:
     assert row.state == "done", row.reason
     assert _standing(live, "bank")[1] == row.planned
     assert _standing(live, "shop")[1] == row.planned
+
+
+@pytest.mark.parametrize("whose", ["bank", "shop", "coordinator"])
+def test_sigkill_in_a_match(big: Live, whose: str) -> None:
+    """Gate of either side, or the coordinator with the relay, killed while the match runs."""
+    wanted = job(
+        name="joint", kind="match",
+        match={"identifier": "email", "parties": ["bank", "shop"], "result": "list"},
+    )  # fmt: skip
+    job_id = submit(big.alliance.coordinator, wanted).id
+    deadline = time.monotonic() + 60
+    while not big.store.job(job_id).done and time.monotonic() < deadline:
+        time.sleep(0.05)
+    progress = big.store.job(job_id)
+    assert 0 < progress.done < progress.planned
+    if whose == "coordinator":
+        child = big.coordinator
+        assert child.process is not None
+        os.kill(child.process.pid, signal.SIGKILL)
+        child.process.wait()
+        child.start()
+    else:
+        for process in _processes("client.service", big.alliance.partners[whose].root):
+            os.kill(process, signal.SIGKILL)
+    row = big.wait(job_id, patience=200)
+    assert row.state == "done", row.reason
+    bank = big.alliance.partners["bank"]
+    (path,) = bank.audiences.glob("joint-*.csv")
+    assert path.read_text().split()[1:] == [f"C{n:05d}" for n in range(20_000, 40_000)]
+    for name in ("bank", "shop"):
+        home = big.alliance.partners[name]
+        store = Store(home.database, home.storage_key(), os.urandom)
+        assert len(store.rows("SELECT * FROM disclosures")) == 1
+        kinds = [kind for (kind,) in store.rows("SELECT kind FROM journal")]
+        assert kinds.count("match opened") == 1
+        store.close()
+        assert list(home.matches.iterdir()) == []
 
 
 def test_a_cancelled_job_stays_cancelled(live: Live) -> None:

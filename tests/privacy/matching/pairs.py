@@ -14,20 +14,11 @@ import numpy as np
 
 from privacy.errors import ProtocolError
 from privacy.matching import engine as engines
-from privacy.matching import intersection, oblivious, overlap, total
 from privacy.matching.channel import Channel
 from privacy.matching.storage import MemorySpool
 from privacy.matching.terms import Secrets, Side, Terms, close_deck, open_deck
 
 QUEUED = 4
-
-LOGS = {
-    intersection.BLINDED: "twice",
-    intersection.TWICE: "twice",
-    intersection.OWN: "theirs",
-    intersection.THEIRS: "mine",
-    intersection.TOKENS: "tokens",
-}
 
 
 class Broken(ProtocolError):
@@ -95,9 +86,12 @@ def labels(items: Iterable[int]) -> np.ndarray[Any, np.dtype[np.uint8]]:
 class Player:
     """One party's state, which outlives its connections."""
 
-    def __init__(self, terms: Terms, items: list[int], engine: str) -> None:
+    def __init__(
+        self, terms: Terms, items: list[int], engine: str, seed: int | None = None
+    ) -> None:
         self.terms, self.items = terms, items
-        self.secrets = Secrets(os.urandom(32), terms.session)
+        key = os.urandom(32) if seed is None else seed.to_bytes(32, "big")
+        self.secrets = Secrets(key, terms.session)
         self.spool = MemorySpool()
         self.engine = engines.engine(engine)
 
@@ -125,17 +119,3 @@ def together(*work: Callable[[], Any]) -> list[Any]:
     with ThreadPoolExecutor(len(work)) as pool:
         futures = [pool.submit(one) for one in work]
     return [future.result() for future in futures]
-
-
-__all__ = [
-    "LOGS",
-    "Pipe",
-    "Player",
-    "labels",
-    "matched",
-    "oblivious",
-    "overlap",
-    "pipe",
-    "together",
-    "total",
-]
