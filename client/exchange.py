@@ -65,6 +65,9 @@ class ExchangeStream:
         finally:
             self._channel.close()
 
+    def lost(self) -> bool:
+        return not self._replies.is_active()
+
     def abort(self) -> None:
         self._replies.cancel()
         try:

@@ -49,6 +49,9 @@ class Stream(Protocol):
     def abort(self) -> None:
         """End the stream at once."""
 
+    def lost(self) -> bool:
+        """Whether the connection is gone, without waiting to find out."""
+
 
 class SealedStream:
     """Frames sealed end to end. ``commitment``: the peer's, to the set it entered."""

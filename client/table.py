@@ -69,13 +69,12 @@ class Snapshot:
     """Rows as they were at the start of a job, in order of person.
 
     ``person``: (n,) digests of keys, equal for rows of one person. ``key``: (n,) the partner's own
-    keys. ``rows``: declared columns and ``fold``, each (n,). ``identifiers``: texts, each (n,).
+    keys. ``rows``: declared columns and ``fold``, each (n,).
     """
 
     person: NDArray[np.uint64]
     key: NDArray[np.str_]
     rows: dict[str, Floats]
-    identifiers: dict[str, NDArray[np.str_]]
 
     @property
     def count(self) -> int:
@@ -99,7 +98,6 @@ class Snapshot:
         buffer = io.BytesIO()
         arrays: dict[str, Any] = {"person": self.person, "key": self.key}
         arrays |= {f"row/{name}": values for name, values in self.rows.items()}
-        arrays |= {f"id/{name}": values for name, values in self.identifiers.items()}
         np.savez(buffer, **arrays)
         return buffer.getvalue()
 
@@ -111,7 +109,6 @@ class Snapshot:
                 arrays["person"],
                 arrays["key"],
                 {n.removeprefix("row/"): arrays[n] for n in arrays.files if n.startswith("row/")},
-                {n.removeprefix("id/"): arrays[n] for n in arrays.files if n.startswith("id/")},
             )
 
 
@@ -132,19 +129,18 @@ def read(
     columns: Columns,
     wanted: Sequence[str],
     *,
-    identifiers: Sequence[str] = (),
     rows_per_person: int = 1,
 ) -> tuple[Snapshot, Report]:
-    """Read ``wanted`` columns and ``identifiers`` of every usable row.
+    """Read ``wanted`` columns of every usable row.
 
     Raises DataError that names the source or column, never a value.
     """
     report = Report()
-    with _selected(source, columns, wanted, identifiers, report) as (db, names, order):
+    with _selected(source, columns, wanted, (), report) as (db, names, order):
         with _data_errors(source):
             fetched = db.execute(f"SELECT {names} FROM snapshot ORDER BY {order}").fetchnumpy()
         arrays = [fetched[f"c{i}"] for i in range(len(fetched))]
-    return _snapshot(arrays, columns, wanted, identifiers, rows_per_person, report)
+    return _snapshot(arrays, columns, wanted, rows_per_person, report)
 
 
 Texts = NDArray[np.object_]
@@ -171,7 +167,8 @@ def batches(
     report: Report,
     folder: Path,
 ) -> Iterator[Batch]:
-    """As :func:`read`, a bounded number of rows at a time; counts go into ``report``.
+    """As :func:`read`, with ``identifiers`` as texts, a bounded number of rows at a time; counts go
+    into ``report``.
 
     What DuckDB cannot hold it puts into ``folder`` in the clear, for as long as this runs, as the
     table itself lies on this machine.
@@ -220,7 +217,8 @@ def _batch(
     place = np.flatnonzero(keep)
     kept = keys[place]
     if not len(place):
-        return Batch(kept, np.zeros(0, np.bool_), rows, held), last, seen
+        empty = {name: values[place] for name, values in rows.items()}
+        return Batch(kept, np.zeros(0, np.bool_), empty, dict.fromkeys(held, kept)), last, seen
     new = np.concatenate([[kept[0] != last], kept[1:] != kept[:-1]]).astype(np.bool_)
     at = np.arange(len(place))
     first = np.maximum.accumulate(np.where(new, at, -1))
@@ -239,9 +237,8 @@ def _batch(
 
 def _texts(array: Any) -> Texts:
     """A column of texts; None for NULL."""
-    if isinstance(array, np.ma.MaskedArray):
-        array = np.ma.filled(array.astype(object), None)
-    texts: Texts = np.asarray(array, dtype=object)
+    texts: Texts = np.array(np.ma.getdata(array), dtype=object)
+    texts[np.ma.getmaskarray(array)] = None  # filled() takes None for "the default"
     return texts
 
 
@@ -308,7 +305,6 @@ def _snapshot(
     arrays: list[Any],
     columns: Columns,
     wanted: Sequence[str],
-    identifiers: Sequence[str],
     rows_per_person: int,
     report: Report,
 ) -> tuple[Snapshot, Report]:
@@ -324,10 +320,6 @@ def _snapshot(
         rows[name] = values
         keep &= usable
     keys = np.array(texts, dtype=np.str_) if texts else np.empty(0, dtype="<U1")
-    held: dict[str, NDArray[np.str_]] = {}
-    for name, array in zip(identifiers, arrays[1 + len(wanted) :], strict=True):
-        filled: Any = np.ma.filled(np.ma.asarray(array, dtype=object), "")
-        held[name] = np.array([str(v) for v in filled], dtype=np.str_)
     if rows_per_person and keep.any():
         place = np.flatnonzero(keep)
         kept = keys[place]
@@ -340,8 +332,7 @@ def _snapshot(
     digests, fold = fold_of([str(key) for key in keys])
     rows = {name: np.ascontiguousarray(values[keep]) for name, values in rows.items()}
     rows["fold"] = fold
-    held = {name: values[keep] for name, values in held.items()}
-    snapshot = Snapshot(digests, keys, rows, held)
+    snapshot = Snapshot(digests, keys, rows)
     report.people = snapshot.people
     return snapshot, report
 
@@ -351,7 +342,7 @@ def _values(column: Column, array: Any) -> Floats:
     masked = np.ma.asarray(array)
     if isinstance(column, Category):
         codes = {value: float(i) for i, value in enumerate(column.values)}
-        filled: Any = np.ma.filled(masked.astype(object), None)
+        filled = _texts(masked)
         return np.array([codes.get(v, np.nan) if v is not None else np.nan for v in filled], float)
     values: Floats = np.ma.filled(masked.astype(np.float64), np.nan)
     if isinstance(column, Label):

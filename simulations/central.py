@@ -29,7 +29,7 @@ def snapshot(rows: dict[str, Floats], keys: Sequence[str]) -> Snapshot:
     names = np.array(keys)[order]
     digests, fold = fold_of([str(name) for name in names])
     held = {name: np.ascontiguousarray(values[order]) for name, values in rows.items()}
-    return Snapshot(digests, names, held | {"fold": fold}, {})
+    return Snapshot(digests, names, held | {"fold": fold})
 
 
 def run(

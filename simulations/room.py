@@ -76,6 +76,9 @@ class PairedStream:
         self._put(None)
         self._closed = True
 
+    def lost(self) -> bool:
+        return self._link.cut.is_set()
+
     def abort(self) -> None:
         if not self._closed:
             self._link.cut.set()

@@ -12,8 +12,9 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,8 +28,9 @@ from client.sets import DAY, EarlierSets
 from client.spill import DiskSpool
 from client.stream import PeerGaveUp, SealedStream, Stream, StreamLost
 from client.table import Report, Source
-from client.tasks import matching
+from client.tasks import caches, matching, rings
 from client.tasks.noisy_sum import Context
+from client.tasks.stages import Match
 from privacy.errors import ParameterError, ProtocolError, Refused
 from privacy.matching import fast
 from privacy.matching.terms import Secrets
@@ -45,6 +47,8 @@ PATIENCE = 600.0
 """Seconds without a connection before a match is left for the coordinator to resume."""
 FAREWELL = 30.0
 """The same once this side has all it needs and only the peer might not."""
+WATCH = 0.2
+"""Seconds between looks at the connections of more than two parties."""
 NOTICE = 10.0
 """Seconds to tell a peer that the match failed."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
@@ -86,6 +90,7 @@ class MatchTask:
         self._peers = [name for name in self.spec.parties if name != context.me]
         self._channels: dict[str, MatchChannel] = {}
         self._opened: dict[str, Stream] = {}
+        self._commitment = b""
 
     # ------------------------------------------------------------------ at the start of the job
 
@@ -207,9 +212,10 @@ class MatchTask:
         deadline, pause = self._monotonic() + PATIENCE, FIRST_PAUSE
         while True:
             try:
-                self._connect(spool, deadline)
-                deadline, pause = self._monotonic() + PATIENCE, FIRST_PAUSE
-                reply = self._match(spool)  # again after a break: the peer may need it
+                with self._watching():
+                    self._connect(spool, deadline)
+                    deadline, pause = self._monotonic() + PATIENCE, FIRST_PAUSE
+                    reply = self._match(spool)  # again after a break: the peer may need it
                 deadline = self._monotonic() + FAREWELL
                 self._farewell()
                 return reply
@@ -233,7 +239,7 @@ class MatchTask:
 
     def _match(self, spool: DiskSpool) -> wire.MatchReply:
         secrets = self._secrets()
-        match = matching.Match(
+        match = Match(
             spec=self.spec,
             contract=self.at.contract,
             me=self.at.me,
@@ -249,7 +255,7 @@ class MatchTask:
             fast_lane=self.uses_fast_lane,
         )
         if self.spec.is_ring:
-            return matching.ring(match, self._channels)
+            return rings.ring(match, self._channels)
         channel = self._channels[self._peers[0]]
         if self.spec.result == "cache":
             return self._cache(match, channel)
@@ -259,15 +265,15 @@ class MatchTask:
 
     # ------------------------------------------------------------------ caches
 
-    def _cache(self, match: matching.Match, channel: MatchChannel) -> wire.MatchReply:
+    def _cache(self, match: Match, channel: MatchChannel) -> wire.MatchReply:
         """Get or give a set's tokens for later lists; kept for the contract's period."""
         receives = self.spec.parties[0] == self.at.me
         if receives:
             key = self._secrets().bytes_for("cache")
             with DiskSpool(self._caches / self.id, key, self.at.randomness) as kept:
-                made = matching.make_cache(match, channel, kept)
+                made = caches.make_cache(match, channel, kept)
         else:
-            made = matching.make_cache(match, channel, match.spool)
+            made = caches.make_cache(match, channel, match.spool)
         sealed = self.at.store.seal(f"cache {self.id}", json.dumps(made.plain()).encode())
         self.at.store.execute(
             "INSERT OR REPLACE INTO caches VALUES (?, ?, ?, ?, ?, 0, ?)",
@@ -275,7 +281,7 @@ class MatchTask:
         )  # fmt: skip
         return wire.MatchReply(is_receiver=receives, engine=made.engine)
 
-    def _kept_cache(self) -> tuple[matching.Cache, str]:
+    def _kept_cache(self) -> tuple[caches.Cache, str]:
         """The cache a list names, and the job that made it. Refused(UNAVAILABLE) if it is gone."""
         receives = self.spec.parties[0] == self.at.me
         since = self.at.ledger.now() - self.at.contract.privacy.period_days * DAY
@@ -287,14 +293,14 @@ class MatchTask:
         if found is None:
             raise Refused(Code.UNAVAILABLE, f"no cache {self.spec.cache} with {self._peers[0]}")
         plain = json.loads(self.at.store.unseal(f"cache {found[0]}", found[1]))
-        return matching.Cache.of(plain), found[0]
+        return caches.Cache.of(plain), found[0]
 
-    def _from_cache(self, match: matching.Match, channel: MatchChannel) -> wire.MatchReply:
+    def _from_cache(self, match: Match, channel: MatchChannel) -> wire.MatchReply:
         cache, made_by = self._kept_cache()
         if self.spec.parties[0] == self.at.me:
             folder = self._caches / made_by
             with DiskSpool(folder, cache.secret, self.at.randomness) as kept:
-                return matching.list_from_cache(match, channel, cache, kept)
+                return caches.list_from_cache(match, channel, cache, kept)
 
         def count(asked: int) -> None:
             """A cache answers for no more elements, over all jobs, than one set may have."""
@@ -306,16 +312,16 @@ class MatchTask:
                     "UPDATE caches SET asked = asked + ? WHERE job = ?", asked, made_by
                 )
 
-        return matching.answer_from_cache(match, channel, cache, count)
+        return caches.answer_from_cache(match, channel, cache, count)
 
     # ------------------------------------------------------------------ connections
 
     def _connect(self, spool: DiskSpool, deadline: float) -> None:
         """Shake hands with all peers. Raises StreamLost if one does not come by ``deadline``."""
-        secrets, commitment = self._secrets(), b""
-        if self.needs_audience:
+        if self.needs_audience and not self._commitment:
             audience = Audience(spool, self.spec.identifiers)
-            commitment = audience.commitment(secrets.bytes_for("commitment"))
+            self._commitment = audience.commitment(self._secrets().bytes_for("commitment"))
+        commitment = self._commitment
         with ThreadPoolExecutor(len(self._peers), thread_name_prefix="shake") as pool:
             # all at once: each party waits for all others, in whatever order they come back
             waiting = {
@@ -334,6 +340,31 @@ class MatchTask:
             raise next((e for e in failures if not isinstance(e, StreamLost)), failures[0])
         for peer, channel in self._channels.items():
             self._pin_commitment(spool, peer, channel.commitment)
+
+    @contextmanager
+    def _watching(self) -> Iterator[None]:
+        """Cut all connections when one of several is gone: a party that waits for the second would
+        otherwise not see that the third has left, nor the second that waits for the third."""
+        over = threading.Event()
+
+        def watch() -> None:
+            while not over.wait(WATCH):
+                streams = list(self._opened.values())
+                if any(stream.lost() for stream in streams):
+                    for stream in streams:
+                        stream.abort()
+                    return
+
+        self._opened.clear()
+        thread = threading.Thread(target=watch, name="watch", daemon=True)
+        if len(self._peers) > 1:
+            thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            if thread.ident is not None:
+                thread.join()
 
     def _shake_hands(
         self, peer: str, deadline: float, commitment: bytes = b"", *, over: bool = False

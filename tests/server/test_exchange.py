@@ -93,6 +93,7 @@ def test_who_comes_back_meets_the_peer_again(relayed: tuple[Alliance, Exchange])
 
     def bank() -> bytes:
         stream = _open(alliance, "bank", "shop")
+        stream.send(b"here")
         first.wait(10)
         with pytest.raises(StreamLost):
             stream.receive()
@@ -104,6 +105,7 @@ def test_who_comes_back_meets_the_peer_again(relayed: tuple[Alliance, Exchange])
 
     def shop() -> None:
         gone = _open(alliance, "shop", "bank")
+        gone.receive()  # or its handshake might be lost with it
         gone.abort()
         first.set()
         stream = _open(alliance, "shop", "bank")
@@ -156,6 +158,9 @@ class Tampered:
 
     def abort(self) -> None:
         self.inner.abort()
+
+    def lost(self) -> bool:
+        return bool(self.inner.lost())
 
 
 @pytest.mark.parametrize("how", ["flip", "cut", "repeat", "drop", "oversize"])

@@ -50,7 +50,7 @@ def alliance_of(tmp_path: Path) -> Callable[..., Alliance]:
 def short_goodbyes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(match_task, "FAREWELL", 2.0)
     monkeypatch.setattr(match_task, "NOTICE", 2.0)
-    monkeypatch.setattr(match_task, "LONGEST_PAUSE", 0.3)
+    monkeypatch.setattr(match_task, "LONGEST_PAUSE", 1.0)
 
 
 def matching(name: str, result: str, **more: Any) -> jobs.Job:
@@ -243,6 +243,9 @@ class Flaky:
     def abort(self) -> None:
         self.inner.abort()
 
+    def lost(self) -> bool:
+        return self.inner.lost()
+
 
 def start(room: Room, wanted: jobs.Job, salt: bytes) -> tuple[str, MatchDrive]:
     job_id = jobs.job_id(room.alliance.contract.digest(), wanted.canonical(), salt)
@@ -270,6 +273,8 @@ def test_a_match_goes_on_after_its_connection_broke(
     with Room(alliance, patience=120.0) as room:
         for name, gate in room.gates.items():
             budget = [breaks.randrange(3, 12) for _ in range(2)]
+            if result == "overlap":  # three that all connect again take their time: one break
+                budget = [11] if name == "shop" else []
             gate._open_stream = lambda job, peer, name=name, budget=budget: Flaky(
                 pipes.open(name, job, peer), budget
             )

@@ -1,0 +1,172 @@
+"""What every kind of match has in common at one partner: its terms, and its stages.
+
+A waterfall is one stage for each kind of identifier; everything else is one stage. Each stage has its
+own session, keys and logs. Both sides open a stage by telling their padded sizes, their engines and what
+they have dealt with before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.audience import Audience
+from client.channel import MatchChannel, StageChannel
+from privacy.errors import ProtocolError
+from privacy.matching import engine, intersection, terms
+from privacy.matching.deck import Deck
+from privacy.matching.intersection import OWN, THEIRS, TOKENS, TWICE
+from privacy.matching.size import SizeNoise
+from privacy.matching.storage import Buckets, Log, Spool
+from protos.alliance import Contract
+from protos.matches import MatchJob
+
+HELD: dict[tuple[str, bool], dict[int, str]] = {
+    ("list", True): {TWICE: "twice", TOKENS: "tokens"},
+    ("list", False): {},
+    ("lists", True): {OWN: "theirs", THEIRS: "mine"},
+    ("lists", False): {OWN: "theirs", THEIRS: "mine"},
+    ("size", True): {OWN: "theirs", TOKENS: "tokens"},
+    ("size", False): {intersection.BLINDED: "twice"},
+    ("cache", True): {TOKENS: "tokens"},
+    ("cache", False): {},
+}
+"""By result and whether this side is the first party: the log that holds each kind of frame."""
+
+
+@dataclass
+class Match:
+    """A match as one partner sees it. ``seed``: 32 bytes, sealed; ``audiences``: for results."""
+
+    spec: MatchJob
+    contract: Contract
+    me: str
+    job: str
+    name: str
+    mu2: float
+    seed: bytes
+    secrets: terms.Secrets
+    spool: Spool
+    audience: Audience
+    audiences: Path
+    progress: Any
+    fast_lane: bool
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the party that learns."""
+        return self.spec.parties[0] == self.me
+
+    def engines(self) -> tuple[str, ...]:
+        """What this side offers."""
+        matching = self.contract.matching
+        if self.fast_lane:
+            return ("fast",)
+        if matching is not None and matching.engine == "ristretto255":
+            return ("ristretto255",)
+        return engine.available()
+
+    def terms(self, session: bytes, noise: SizeNoise | None, groups: int = 1) -> terms.Terms:
+        """The contract's bounds for one session."""
+        matching = self.contract.matching
+        if matching is None:
+            raise ProtocolError
+        return terms.Terms(session, matching.bucket, matching.largest_set, noise, groups)
+
+    def result_file(self, suffix: str = "") -> Path:
+        """Where a result goes."""
+        return self.audiences / f"{self.name}-{self.job[:8]}{suffix}.csv"
+
+
+class Stage:
+    """One kind of identifier: its session, secrets, logs and deck."""
+
+    def __init__(self, match: Match, number: int) -> None:
+        self.match, self.number = match, number
+        self.kind = match.spec.identifiers[number]
+        job = bytes.fromhex(match.job)
+        text = b"tallystick/v1/stage" + job + number.to_bytes(2, "big")
+        self.session = job if number == 0 else hashlib.sha256(text).digest()[:16]
+        self.secrets = terms.Secrets(match.seed, self.session)
+        self.spool: Spool = _Prefixed(match.spool, f"{number} ")
+
+    def deck(
+        self, agreed: terms.Terms, without: NDArray[np.bool_] | None, dummies: Any = None
+    ) -> Deck:
+        """The stage's deck, closed."""
+        deck, size = self.open_deck(agreed, without)
+        terms.close_deck(deck, size, self.secrets, dummies)
+        return deck
+
+    def open_deck(
+        self, agreed: terms.Terms, without: NDArray[np.bool_] | None = None
+    ) -> tuple[Deck, int]:
+        """The stage's deck, to which dummies may be added, and its padded size."""
+        audience = self.match.audience
+        records = audience.records(self.kind, without)
+        return terms.open_deck(
+            agreed, records, self.secrets, self.spool, audience.expected(self.kind)
+        )
+
+    def open(
+        self, channel: MatchChannel, items: int, agreed: terms.Terms, held: Mapping[int, str]
+    ) -> tuple[StageChannel, int]:
+        """Open the stage with a peer: its channel, and the padded size of the peer's set.
+
+        Raises ProtocolError for a size the contract does not allow, or another than before.
+        """
+        frames = {kind: len(self.spool.log(name)) for kind, name in held.items()}
+        stage = StageChannel.open(channel, self.number, items, self.match.engines(), frames)
+        theirs = stage.opening.items
+        agreed.check_padded(theirs)
+        pinned = self.spool.log(f"size of {id_of(channel)}")
+        if len(pinned):
+            if int.from_bytes(pinned.read(0), "big") != theirs:
+                raise ProtocolError
+        else:
+            pinned.append(theirs.to_bytes(8, "big"))
+        return stage, theirs
+
+    def side(
+        self, deck: Deck, stage: StageChannel, theirs: int, expected: int,
+        session: bytes | None = None, name: str | None = None,
+    ) -> terms.Side:  # fmt: skip
+        """This side of a blinded protocol. ``expected``: elements that progress counts up to."""
+        progress = self.match.progress
+        progress.done, progress.total = 0, expected
+
+        def note(elements: int) -> None:
+            progress.done += elements
+
+        name = name or engine.agreed(self.match.engines(), stage.opening.engines)
+        return terms.Side(
+            session or self.session, engine.engine(name), self.secrets, deck, self.spool, stage,
+            theirs, note,
+        )  # fmt: skip
+
+
+class _Prefixed:
+    """A part of a spool."""
+
+    def __init__(self, spool: Spool, prefix: str) -> None:
+        self._spool, self._prefix = spool, prefix
+
+    def log(self, name: str) -> Log:
+        return self._spool.log(self._prefix + name)
+
+    def buckets(self, name: str, count: int) -> Buckets:
+        return self._spool.buckets(self._prefix + name, count)
+
+    def discard(self, name: str) -> None:
+        self._spool.discard(self._prefix + name)
+
+
+def id_of(channel: MatchChannel) -> str:
+    """Names the peer in logs."""
+    return channel.pins.peer
