@@ -14,9 +14,9 @@ Extension: Ishai, Kilian, Nissim, Petrank 2003; correlated as in Asharov, Lindel
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
-import rbcl
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 from numpy.typing import NDArray
 
@@ -37,6 +37,7 @@ _POINT = 32
 
 def base_send(channel: Channel, count: int, randomness: Randomness) -> list[tuple[bytes, bytes]]:
     """S's part: two keys of 16 bytes for each transfer. Raises ProtocolError for a bad point."""
+    rbcl = _libsodium()
     secret = _scalar(randomness)
     public = bytes(rbcl.crypto_scalarmult_ristretto255_base(secret))
     channel.send(START, 0, public)
@@ -58,6 +59,7 @@ def base_send(channel: Channel, count: int, randomness: Randomness) -> list[tupl
 
 def base_receive(channel: Channel, bits: NDArray[np.uint8], randomness: Randomness) -> list[bytes]:
     """R's part: the key of each transfer that its bit chooses."""
+    rbcl = _libsodium()
     kind, index, public = channel.receive()
     if kind != START or index or len(public) != _POINT:
         raise ProtocolError
@@ -161,8 +163,16 @@ def _hash(rows: Words, first: int) -> Words:
     return (twice ^ once)[:, 0].copy()
 
 
+def _libsodium() -> Any:
+    """Loaded when first needed: it unpacks a file, which every process that only reads job files
+    would otherwise do too."""
+    import rbcl
+
+    return rbcl
+
+
 def _scalar(randomness: Randomness) -> bytes:
-    return bytes(rbcl.crypto_core_ristretto255_scalar_reduce(randomness(64)))
+    return bytes(_libsodium().crypto_core_ristretto255_scalar_reduce(randomness(64)))
 
 
 def _key(index: int, public: bytes, choice: bytes, shared: bytes) -> bytes:
