@@ -21,7 +21,6 @@ OPENING, DONE = 0, 127
 """Kinds that are not pinned; other kinds of a stage are between."""
 STAGE = 128
 """What a stage adds to its kinds."""
-_DIGEST = 32
 
 
 class Pins:

@@ -13,11 +13,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
 from client.store import Store
 from privacy.errors import Refused
+from privacy.matching.deck import ranks
 from privacy.matching.engine import Array
 from privacy.noisy_sum.masks import derive
 from protos.refusal import Code
@@ -35,10 +35,7 @@ class EarlierSets:
 
     def tags(self, labels: Array) -> Tags:
         """A keyed digest of each label."""
-        folded = np.ascontiguousarray(labels[:, :16] ^ labels[:, 16:])
-        cipher = Cipher(algorithms.AES(self._key), modes.ECB())  # noqa: S305 - a permutation
-        data = cipher.encryptor().update(folded.tobytes())
-        return np.frombuffer(data, "<u8")[::2].astype(np.uint64)
+        return ranks(self._key, labels)
 
     def check(
         self, kind: str, tags: Tags, smallest: int, since: float, withdrawn: Tags | None = None

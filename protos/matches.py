@@ -72,6 +72,8 @@ class MatchJob(Strict):
             raise ValueError("value: the column that a sum, and only a sum, adds up")
         if self.cache is not None and self.result != "list":
             raise ValueError("cache: only a list can use one")
+        if self.cache is not None and self.parties[1] in self.rules:
+            raise ValueError("rules: the second party's set is the one its cache was made of")
         return self
 
     @property
@@ -116,12 +118,20 @@ class MatchJob(Strict):
         if self.value is not None:
             self.largest_value(contract)
 
-    def largest_value(self, contract: Contract) -> float:
-        """Greatest absolute value of the column that is summed. Raises ConfigError."""
+    def value_bounds(self, contract: Contract) -> tuple[float, float]:
+        """Public bounds of what one person adds to a sum. Raises ConfigError."""
         column = contract.columns.get(self.value or "")
         if not isinstance(column, NumberColumn):
             raise ConfigError("match.value", "is not a number column of the contract")
-        return max(abs(column.low), abs(column.high))
+        return column.low, column.high
+
+    def largest_value(self, contract: Contract) -> float:
+        """The most that one person more or less changes a sum. Raises ConfigError.
+
+        Where two people share an identifier one may take the other's place: high - low.
+        """
+        low, high = self.value_bounds(contract)
+        return max(abs(low), abs(high), high - low)
 
     def size_noise(self, mu2: float) -> SizeNoise | None:
         """Noise of each count, for what the job may spend. Raises ParameterError."""

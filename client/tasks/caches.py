@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from client.channel import MatchChannel
 from client.results import write_people
 from client.tasks.stages import HELD, Match, Stage
@@ -23,6 +21,7 @@ class Cache:
     """What one side keeps of a cache: the sender its scalar, the receiver the key of its log."""
 
     session: bytes
+    identifier: str
     engine: str
     secret: bytes
     total: int
@@ -31,16 +30,16 @@ class Cache:
     def plain(self) -> dict[str, Any]:
         """For sealing."""
         return {
-            "session": self.session.hex(), "engine": self.engine, "secret": self.secret.hex(),
-            "total": self.total, "bits": self.bits,
+            "session": self.session.hex(), "identifier": self.identifier, "engine": self.engine,
+            "secret": self.secret.hex(), "total": self.total, "bits": self.bits,
         }  # fmt: skip
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Cache:
         """Inverse of :meth:`plain`."""
         return cls(
-            bytes.fromhex(plain["session"]), plain["engine"], bytes.fromhex(plain["secret"]),
-            plain["total"], plain["bits"],
+            bytes.fromhex(plain["session"]), plain["identifier"], plain["engine"],
+            bytes.fromhex(plain["secret"]), plain["total"], plain["bits"],
         )  # fmt: skip
 
 
@@ -59,9 +58,9 @@ def make_cache(match: Match, channel: MatchChannel, kept: Spool) -> Cache:
         intersection.receive_cache(side, token_bits=bits)
         kept.discard("deck")
         secret = match.secrets.bytes_for("cache")
-        return Cache(stage.session, side.engine.name, secret, total_tokens, bits)
+        return Cache(stage.session, stage.kind, side.engine.name, secret, total_tokens, bits)
     intersection.send_cache(side, side.key(), bits)
-    return Cache(stage.session, side.engine.name, side.key(), total_tokens, bits)
+    return Cache(stage.session, stage.kind, side.engine.name, side.key(), total_tokens, bits)
 
 
 def list_from_cache(
@@ -74,9 +73,7 @@ def list_from_cache(
     opened, theirs = stage.open(channel, deck.distinct, agreed, {TWICE: "twice"})
     side = stage.side(deck, opened, theirs, deck.distinct, cache.session, cache.engine)
     held = (kept.log("tokens"), cache.total, cache.bits)
-    matched = np.zeros(match.audience.people, np.bool_)
-    for rows in deck.rows_at(intersection.receive(side, held)):
-        matched[rows] = True
+    matched = match.people_at(deck, intersection.receive(side, held))
     write_people(match.result_file(), match.audience, matched)
     return wire.MatchReply(is_receiver=True, engine=cache.engine)
 

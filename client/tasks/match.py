@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +29,7 @@ from client.stream import PeerGaveUp, SealedStream, Stream, StreamLost
 from client.table import Report, Source
 from client.tasks import caches, matching, rings
 from client.tasks.noisy_sum import Context
-from client.tasks.stages import Match
+from client.tasks.stages import Match, Progress
 from privacy.errors import ParameterError, ProtocolError, Refused
 from privacy.matching import fast
 from privacy.matching.terms import Secrets
@@ -52,14 +51,6 @@ WATCH = 0.2
 NOTICE = 10.0
 """Seconds to tell a peer that the match failed."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
-
-
-@dataclass
-class Progress:
-    """Padded elements dealt with, of how many; public numbers."""
-
-    done: int = 0
-    total: int = 0
 
 
 class MatchTask:
@@ -117,7 +108,7 @@ class MatchTask:
         audience.write(source, wanted, report, self._folder / "reading")
         if report.people < self.at.contract.privacy.smallest_cohort:
             raise Refused(Code.UNAVAILABLE, "fewer people than the contract's smallest cohort")
-        self._check_sets(spool, keep=False)
+        self._check_sets(spool)
 
     @property
     def needs_audience(self) -> bool:
@@ -130,25 +121,27 @@ class MatchTask:
         plain = self.spec.result == "list" and not self.spec.is_ring and self.spec.cache is None
         return self.rules.engine == "fast" and plain
 
-    def _check_sets(self, spool: DiskSpool, *, keep: bool) -> None:
+    def _check_sets(self, spool: DiskSpool) -> None:
         """The cap and the difference rule, for each kind of identifier."""
-        privacy, now = self.at.contract.privacy, self.at.ledger.now()
+        privacy = self.at.contract.privacy
+        since = self.at.ledger.now() - privacy.period_days * DAY
         audience = Audience(spool, self.spec.identifiers)
         for kind in self.spec.identifiers:
-            log_of_kind = spool.log(f"tags {kind}")
-            if keep:
-                tags = np.frombuffer(log_of_kind.read(0), np.uint64)
-                self._sets.keep(self.id, kind, tags, now, privacy.period_days)
-                spool.discard(f"tags {kind}")
-                continue
             parts = [self._sets.tags(found) for found, _ in audience.records(kind)]
             tags = np.sort(np.concatenate([np.empty(0, np.uint64), *parts]))
             tags = tags[np.diff(tags, prepend=np.uint64(0)) != 0]
             if len(tags) > self.rules.largest_set:
                 raise Refused(Code.UNAVAILABLE, "the set is larger than the contract allows")
-            since = now - privacy.period_days * DAY
             self._sets.check(kind, tags, privacy.smallest_cohort, since)
-            log_of_kind.append(tags.tobytes())
+            spool.log(f"tags {kind}").append(tags.tobytes())
+
+    def _keep_sets(self, spool: DiskSpool) -> None:
+        """Remember the sets that :meth:`_check_sets` let through."""
+        now, days = self.at.ledger.now(), self.at.contract.privacy.period_days
+        for kind in self.spec.identifiers:
+            tags = np.frombuffer(spool.log(f"tags {kind}").read(0), np.uint64)
+            self._sets.keep(self.id, kind, tags, now, days)
+            spool.discard(f"tags {kind}")
 
     # ------------------------------------------------------------------ the match
 
@@ -193,7 +186,7 @@ class MatchTask:
             for recipient in self.spec.recipients:
                 self._disclose(recipient)
             if self.needs_audience:
-                self._check_sets(spool, keep=True)
+                self._keep_sets(spool)
 
     def _disclose(self, recipient: str) -> None:
         kind = f"match {self.spec.result}"
@@ -293,7 +286,10 @@ class MatchTask:
         if found is None:
             raise Refused(Code.UNAVAILABLE, f"no cache {self.spec.cache} with {self._peers[0]}")
         plain = json.loads(self.at.store.unseal(f"cache {found[0]}", found[1]))
-        return caches.Cache.of(plain), found[0]
+        cache = caches.Cache.of(plain)
+        if cache.identifier not in self.spec.identifiers:
+            raise Refused(Code.UNAVAILABLE, f"cache {self.spec.cache} holds {cache.identifier}")
+        return cache, found[0]
 
     def _from_cache(self, match: Match, channel: MatchChannel) -> wire.MatchReply:
         cache, made_by = self._kept_cache()

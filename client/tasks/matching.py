@@ -28,7 +28,7 @@ def pair(match: Match, channel: MatchChannel) -> wire.MatchReply:
 
 def _lists(match: Match, channel: MatchChannel) -> wire.MatchReply:
     """A list for one or both, through all kinds of identifiers."""
-    matched = np.zeros(match.audience.people if match.audience else 0, np.bool_)
+    matched = np.zeros(match.audience.people, np.bool_)
     both, used = match.spec.result == "lists", ""
     for number in range(len(match.spec.identifiers)):
         stage = Stage(match, number)
@@ -52,10 +52,8 @@ def _lists(match: Match, channel: MatchChannel) -> wire.MatchReply:
         else:
             intersection.send(side)
             continue
-        for rows in deck.rows_at(positions):
-            matched[rows] = True
-    learns = both or match.first
-    if learns:
+        matched |= match.people_at(deck, positions)
+    if both or match.first:
         write_people(match.result_file(), match.audience, matched)
     return wire.MatchReply(is_receiver=match.first, engine=used)
 
@@ -74,12 +72,7 @@ def _fast(
     opened, theirs = stage.open(channel, len(own.labels), agreed, {})
     if "fast" not in opened.opening.engines:
         raise ProtocolError
-    progress = match.progress
-    progress.done, progress.total = 0, fast.bins_for(len(own.labels) if match.first else theirs)
-
-    def note(elements: int) -> None:
-        progress.done += elements
-
+    note = match.progress.begin(fast.bins_for(len(own.labels) if match.first else theirs))
     source = stage.secrets.source("fast")
     if not match.first:
         fast.send(opened, own, theirs, source, note)
@@ -128,7 +121,8 @@ def _sum(match: Match, channel: MatchChannel) -> wire.MatchReply:
     stage, side = _noisy_side(match, channel, noise)
     reply = wire.MatchReply(is_receiver=match.first, engine=side.engine.name)
     if not match.first:
-        total.send(side, sum_noise, match.audience.values())
+        low, high = match.spec.value_bounds(match.contract)
+        total.send(side, sum_noise, np.clip(match.audience.values(), low, high))
         return reply
     places, value = total.receive(side, sum_noise)
     _add_size(reply, stage, noise, places)

@@ -35,12 +35,7 @@ def ring(match: Match, channels: Mapping[str, MatchChannel]) -> wire.MatchReply:
     common = [n for n in engine.NAMES if all(n in offer for offer in offers)]
     if not common:
         raise ProtocolError
-    progress = match.progress
-    progress.done, progress.total = 0, sum(entered.values()) - size
-
-    def note(elements: int) -> None:
-        progress.done += elements
-
+    note = match.progress.begin(sum(entered.values()) - size)
     party = overlap.Ring(
         agreed, me, engine.engine(common[0]), stage.secrets, deck, stage.spool, opened,
         [entered[i] for i in range(len(names))], noise is None, note,
@@ -82,10 +77,7 @@ def _in_audience(match: Match, party: overlap.Ring, deck: Deck) -> NDArray[np.bo
         members = {match.spec.parties[i]: hits for i, hits in others.items()}
         members[match.me] = np.ones(len(places), np.bool_)
         found.append(places[audience.select(members)])
-    matched = np.zeros(match.audience.people, np.bool_)
-    for rows in deck.rows_at(np.sort(np.concatenate(found))):
-        matched[rows] = True
-    return matched
+    return match.people_at(deck, np.sort(np.concatenate(found)))
 
 
 def _add_venn(

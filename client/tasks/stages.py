@@ -8,7 +8,7 @@ they have dealt with before.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from client.channel import MatchChannel, StageChannel
 from privacy.errors import ProtocolError
 from privacy.matching import engine, intersection, terms
 from privacy.matching.deck import Deck
-from privacy.matching.intersection import OWN, THEIRS, TOKENS, TWICE
+from privacy.matching.intersection import OWN, THEIRS, TOKENS, TWICE, Positions
 from privacy.matching.size import SizeNoise
 from privacy.matching.storage import Buckets, Log, Spool
 from protos.alliance import Contract
@@ -41,6 +41,23 @@ HELD: dict[tuple[str, bool], dict[int, str]] = {
 
 
 @dataclass
+class Progress:
+    """Padded elements dealt with, of how many; public numbers."""
+
+    done: int = 0
+    total: int = 0
+
+    def begin(self, total: int) -> Callable[[int], None]:
+        """Start to count up to ``total``; what to tell elements to."""
+        self.done, self.total = 0, total
+
+        def note(elements: int) -> None:
+            self.done += elements
+
+        return note
+
+
+@dataclass
 class Match:
     """A match as one partner sees it. ``seed``: 32 bytes, sealed; ``audiences``: for results."""
 
@@ -55,7 +72,7 @@ class Match:
     spool: Spool
     audience: Audience
     audiences: Path
-    progress: Any
+    progress: Progress
     fast_lane: bool
 
     @property
@@ -78,6 +95,13 @@ class Match:
         if matching is None:
             raise ProtocolError
         return terms.Terms(session, matching.bucket, matching.largest_set, noise, groups)
+
+    def people_at(self, deck: Deck, positions: Positions) -> NDArray[np.bool_]:
+        """Which people of the audience are behind these places of a deck, (people,)."""
+        chosen = np.zeros(self.audience.people, np.bool_)
+        for rows in deck.rows_at(positions):
+            chosen[rows] = True
+        return chosen
 
     def result_file(self, suffix: str = "") -> Path:
         """Where a result goes."""
@@ -125,7 +149,7 @@ class Stage:
         stage = StageChannel.open(channel, self.number, items, self.match.engines(), frames)
         theirs = stage.opening.items
         agreed.check_padded(theirs)
-        pinned = self.spool.log(f"size of {id_of(channel)}")
+        pinned = self.spool.log(f"size of {channel.pins.peer}")
         if len(pinned):
             if int.from_bytes(pinned.read(0), "big") != theirs:
                 raise ProtocolError
@@ -138,12 +162,7 @@ class Stage:
         session: bytes | None = None, name: str | None = None,
     ) -> terms.Side:  # fmt: skip
         """This side of a blinded protocol. ``expected``: elements that progress counts up to."""
-        progress = self.match.progress
-        progress.done, progress.total = 0, expected
-
-        def note(elements: int) -> None:
-            progress.done += elements
-
+        note = self.match.progress.begin(expected)
         name = name or engine.agreed(self.match.engines(), stage.opening.engines)
         return terms.Side(
             session or self.session, engine.engine(name), self.secrets, deck, self.spool, stage,
@@ -165,8 +184,3 @@ class _Prefixed:
 
     def discard(self, name: str) -> None:
         self._spool.discard(self._prefix + name)
-
-
-def id_of(channel: MatchChannel) -> str:
-    """Names the peer in logs."""
-    return channel.pins.peer

@@ -35,7 +35,7 @@ class Deck:
     def __init__(self, spool: Spool, name: str, key: bytes, expected: int) -> None:
         self._bits = min(bucket_bits(max(1, expected)), 12)
         self._buckets = spool.buckets(name, 1 << self._bits)
-        self._cipher = Cipher(algorithms.AES(key), modes.ECB())  # noqa: S305 - a permutation of blocks
+        self._key = key
         self._starts: list[int] = []
         self.distinct = 0
 
@@ -44,7 +44,7 @@ class Deck:
         if not len(labels):
             return
         records = np.empty((len(labels), WORDS), np.uint64)
-        records[:, 0] = self._ranks(labels)
+        records[:, 0] = ranks(self._key, labels)
         records[:, 1:5] = np.ascontiguousarray(labels).view(np.uint64)
         records[:, 5] = rows.view(np.uint64)
         if not self._bits:
@@ -149,8 +149,10 @@ class Deck:
             raise ParameterError("two labels have one rank; run the match again")
         return records, np.concatenate([[0], np.flatnonzero(~same) + 1]).astype(np.intp)
 
-    def _ranks(self, labels: Array) -> NDArray[np.uint64]:
-        """AES of both halves of each label added up: 64 bits of it."""
-        folded = np.ascontiguousarray(labels[:, :16] ^ labels[:, 16:])
-        data = self._cipher.encryptor().update(folded.tobytes())
-        return np.frombuffer(data, "<u8")[::2].astype(np.uint64)
+
+def ranks(key: bytes, labels: Array) -> NDArray[np.uint64]:
+    """64 pseudo-random bits of each label, (n,): AES-128 under ``key`` of its halves added up."""
+    folded = np.ascontiguousarray(labels[:, :16] ^ labels[:, 16:])
+    cipher = Cipher(algorithms.AES(key), modes.ECB())  # noqa: S305 - a permutation of blocks
+    data = cipher.encryptor().update(folded.tobytes())
+    return np.frombuffer(data, "<u8")[::2].astype(np.uint64)

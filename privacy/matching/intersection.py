@@ -50,17 +50,12 @@ def receive(side: Side, own_tokens: tuple[Log, int, int] | None = None) -> Posit
     back = side.engine.inverse(key)
     start = len(twice)
 
-    def send() -> None:
-        for index, labels, _ in side.deck.chunks(start):
-            points = side.engine.multiply(key, side.engine.encode(side.session, labels))
-            side.channel.send(BLINDED, index, points.tobytes())
-
     def take(index: int, data: bytes) -> None:
         points = rows(data, POINT_BYTES, index, items)
         twice.append(side.engine.tokens(side.engine.multiply(back, points)).tobytes())
         side.progress(len(points))
 
-    with alongside(side.channel, send):
+    with alongside(side.channel, lambda: send_blinded(side, key, BLINDED, start)):
         gather(side.channel, {TWICE: Expected(start, chunks_of(items), take)})
     if own_tokens is None:
         log, total, bits = receive_cache(side), side.theirs, tokens.BITS
@@ -100,6 +95,13 @@ def send(side: Side, *, with_tokens: bool = True, key: bytes | None = None) -> N
     with alongside(side.channel, lambda: own_tokens(side, scalar)):
         gather(side.channel, expected)
     send_cache(side, scalar)
+
+
+def send_blinded(side: Side, key: bytes, kind: int, start: int) -> None:
+    """key H(.) of the deck's items, in its order, from chunk ``start``."""
+    for index, labels, _ in side.deck.chunks(start):
+        points = side.engine.multiply(key, side.engine.encode(side.session, labels))
+        side.channel.send(kind, index, points.tobytes())
 
 
 def own_tokens(side: Side, key: bytes) -> None:
@@ -174,9 +176,7 @@ def exchange(side: Side) -> tuple[Positions, Log, Log]:
     items, start, peer_start = side.deck.distinct, len(mine), len(theirs)
 
     def blind() -> None:
-        for index, labels, _ in side.deck.chunks(side.channel.peer_has(OWN)):
-            points = side.engine.multiply(key, side.engine.encode(side.session, labels))
-            side.channel.send(OWN, index, points.tobytes())
+        send_blinded(side, key, OWN, side.channel.peer_has(OWN))
 
     def answer() -> None:
         for index in range(side.channel.peer_has(THEIRS), chunks_of(side.theirs)):

@@ -27,9 +27,7 @@ def receive(side: Side) -> Positions:
     theirs, answers = side.spool.log("theirs"), side.spool.log("tokens")
 
     def send() -> None:
-        for index, labels, _ in side.deck.chunks(side.channel.peer_has(BLINDED)):
-            points = side.engine.multiply(key, side.engine.encode(side.session, labels))
-            side.channel.send(BLINDED, index, points.tobytes())
+        intersection.send_blinded(side, key, BLINDED, side.channel.peer_has(BLINDED))
 
     def take_points(index: int, data: bytes) -> None:
         points = rows(data, POINT_BYTES, index, side.theirs)
@@ -58,9 +56,7 @@ def send(side: Side) -> None:
     key, twice = side.key(), side.spool.log("twice")
 
     def send_own() -> None:
-        for index, labels, _ in side.deck.chunks(side.channel.peer_has(OWN)):
-            points = side.engine.multiply(key, side.engine.encode(side.session, labels))
-            side.channel.send(OWN, index, points.tobytes())
+        intersection.send_blinded(side, key, OWN, side.channel.peer_has(OWN))
 
     def take(index: int, data: bytes) -> None:
         points = rows(data, POINT_BYTES, index, side.theirs)

@@ -40,7 +40,8 @@ _WORD = 1 << 64
 
 @dataclass(frozen=True)
 class SumNoise:
-    """``largest``: the greatest absolute value of one person; ``variance`` in grid units."""
+    """``largest``: the most that one person changes the sum, and no value is above it; ``variance``
+    in grid units."""
 
     largest: float
     variance: int

@@ -426,6 +426,26 @@ def test_sets_that_differ_by_a_few_people_are_refused(
             room.run(wanted)
 
 
+def test_a_cache_is_of_one_identifier(alliance_of: Callable[..., Alliance]) -> None:
+    with Room(alliance_of(TWO), patience=2.0) as room:
+        room.run(matching("evening", "cache"))
+        with pytest.raises(RoundFailed, match="unavailable"):
+            room.run(matching("one", "list", identifier="phone", cache="evening"))
+
+
+def test_a_sum_is_charged_for_one_person_in_anothers_place(
+    alliance_of: Callable[..., Alliance],
+) -> None:
+    """Two people may share an identifier: who leaves makes room for the other's value."""
+    contract = alliance_of(TWO).contract
+    for low, high, most in ((0.0, 5.0, 5.0), (-3.0, 5.0, 8.0), (-9.0, -2.0, 9.0)):
+        column = contract.columns["spend"].model_copy(update={"low": low, "high": high})
+        changed = contract.model_copy(update={"columns": {**contract.columns, "spend": column}})
+        wanted = matching("sum", "sum", value="spend").match
+        assert wanted is not None
+        assert wanted.largest_value(changed) == most
+
+
 def test_what_a_contract_or_a_job_cannot_say(alliance_of: Callable[..., Alliance]) -> None:
     contract = alliance_of(TWO, recipients=["bank"]).contract
     for wanted, reason in (
@@ -443,6 +463,7 @@ def test_what_a_contract_or_a_job_cannot_say(alliance_of: Callable[..., Alliance
         {"result": "list", "parties": ["bank", "shop", "telecom"]},
         {"result": "list", "parties": ["bank", "shop", "telecom"], "audience": "bank & ghost"},
         {"result": "size", "cache": "x"},
+        {"result": "list", "cache": "x", "rules": {"shop": "age >= 50"}},
     ):
         epsilon = 1.0 if more["result"] in ("size", "sum", "overlap") else 0.0
         with pytest.raises(ConfigError):
