@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from client.home import Home
+from client.masking import cli as masking
 from client.store import Store
 from privacy.errors import ConfigError, DataError
 from protos import console
@@ -20,6 +21,7 @@ app = console.new_app(
 )
 journal_app = console.new_app("The journal of everything that left this partner.")
 app.add_typer(journal_app, name="journal")
+masking.register(app)
 
 HomeOption = Annotated[
     Path, typer.Option("--home", envvar="TALLYSTICK_HOME", help="this partner's folder")

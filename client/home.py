@@ -43,6 +43,13 @@ class Rules(Strict):
     purposes: tuple[str, ...] = ()
     largest_epsilon: float = Field(default=0.0, ge=0.0, le=100.0)
     send_lists_to: tuple[str, ...] = ()
+    upload_to: tuple[str, ...] = ()
+
+
+class Masking(Strict):
+    """Who may approve that tokens are turned back: name to public key."""
+
+    approvers: dict[str, str] = Field(default_factory=dict)
 
 
 class PartnerConfig(Strict):
@@ -51,6 +58,7 @@ class PartnerConfig(Strict):
     name: str
     data: Data | None = None
     rules: Rules = Rules()
+    masking: Masking = Masking()
 
     @model_validator(mode="after")
     def _named(self) -> Self:

@@ -34,6 +34,9 @@ kinds = []                            # query, segment, propensity, evaluate, ma
 purposes = []
 largest_epsilon = 0.0                 # for one job
 send_lists_to = []                    # partners that may receive match lists from you
+upload_to = []                        # platforms that match lists may be prepared for
+
+# [masking.approvers]                 # who may approve that tokens are turned back: `reveal new-approver`
 """
 
 

@@ -6,6 +6,7 @@
     +-- PrivacyError
     |   +-- ParameterError   a privacy parameter that cannot be honoured
     |   +-- LedgerExhausted  spent, asked and limit
+    |   +-- ReleaseRefused   a table singles people out; names the columns
     +-- ProtocolError        a cryptographic check failed; deliberately says no more
     +-- Refused              a gate said no; carries a stable code
     +-- RoundFailed          a job cannot go on; says which partner and what to do
@@ -56,6 +57,10 @@ class LedgerExhausted(PrivacyError):
             f"ledger exhausted: epsilon {spent:.4f} spent, {asked:.4f} asked, "
             f"limit {limit:.4f}; wait for the next period or ask for less"
         )
+
+
+class ReleaseRefused(PrivacyError):
+    """A table is under its release threshold; the message names the columns that cause it."""
 
 
 class ProtocolError(TallystickError):

@@ -27,6 +27,8 @@ NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 COLUMN = re.compile(r"[a-z][a-z0-9_]{0,47}")
 RESERVED = {"fold", "person", "and", "or", "not", "True", "False", "None"}
 Kind = Literal["query", "segment", "propensity", "evaluate", "match"]
+PLATFORMS = ("google", "meta", "uid2", "tiktok", "linkedin")
+"""Platforms that :mod:`privacy.identifiers.platforms` knows, which would load polars."""
 IdentifierKind = Literal["email", "phone", "id_card", "device_id", "hashed"]
 
 
@@ -115,6 +117,7 @@ class Purpose(Strict):
 
 class Matching(Strict):
     """Rules of the second door. ``recipients``: who may receive match lists; nobody if empty.
+    ``platforms``: where a recipient may upload them; nowhere if empty.
 
     ``engine``: ``auto`` takes the fastest blinding that both sides have; ``fast`` uses the
     semi-honest fast lane for lists between two parties.
@@ -124,6 +127,7 @@ class Matching(Strict):
     bucket: int = Field(ge=64, le=1 << 24, description="sets are padded to a multiple")
     largest_set: int = Field(ge=64, le=1 << 26)
     recipients: tuple[str, ...] = ()
+    platforms: tuple[str, ...] = ()
     engine: Literal["auto", "ristretto255", "fast"] = "auto"
 
 
@@ -166,6 +170,9 @@ class Contract(Strict):
             raise ValueError("privacy.partners_per_person exceeds the number of parties")
         if self.matching and not set(self.matching.recipients) <= set(names):
             raise ValueError("matching.recipients names someone who is not a party")
+        for name in self.matching.platforms if self.matching else ():
+            if name not in PLATFORMS:
+                raise ValueError(f"matching.platforms: {name} is not one of {', '.join(PLATFORMS)}")
         for name in self.signatures:
             if name not in names:
                 raise ValueError(f"signatures.{name} is not a party")

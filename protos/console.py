@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import click
 import typer
 
-from privacy.errors import LedgerExhausted, Refused, RoundFailed, TallystickError
+from privacy.errors import LedgerExhausted, Refused, ReleaseRefused, RoundFailed, TallystickError
 
 
 def new_app(purpose: str) -> typer.Typer:
@@ -36,7 +36,7 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         error.show()
         return 2
-    except (RoundFailed, Refused, LedgerExhausted) as error:
+    except (RoundFailed, Refused, LedgerExhausted, ReleaseRefused) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except (TallystickError, OSError) as error:

@@ -57,6 +57,7 @@ identifiers = ["email", "phone"]
 bucket = 4096
 largest_set = 1000000
 recipients = []              # who may receive match lists
+platforms = []               # where they may be uploaded: google, meta, uid2, tiktok, linkedin
 """
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from privacy.identifiers import normalised
 from privacy.programs.columns import Floats, design
@@ -184,7 +185,7 @@ def true_audience(tables: Tables, models: dict[str, dict[str, Any]]) -> int:
         score = model_from(columns, models[kind]).score(rows)
         chosen = score <= 2 if name == "shop" else score >= 0.3
         numbers = [int(n) for n in table["customer"]]
-        emails = normalised("email", people.dirty_emails(numbers, seed=index))
+        emails = normalised("email", pl.Series(people.dirty_emails(numbers, seed=index))).to_list()
         found[name] = {e for e, c in zip(emails, chosen, strict=True) if c and e is not None}
     return len(found["shop"] & found["bank"])
 

@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+import polars as pl
 
-from privacy.identifiers.text import clean
+from privacy.identifiers.text import checked, cleaned, keep, luhn, tidied
 
-_UUID = re.compile(r"([0-9a-f]{8})-?([0-9a-f]{4})-?([0-9a-f]{4})-?([0-9a-f]{4})-?([0-9a-f]{12})")
-_IMEI = re.compile(r"\d{15}")
-
-
-def normalise(values: Sequence[str | None]) -> list[str | None]:
-    """Canonical identifier, or None; the all-zero id of "do not track" is None."""
-    return [_one(value) for value in values]
+_HEX = "[0-9a-f]"
+_CANONICAL = f"^(?:{_HEX}{{8}}-{_HEX}{{4}}-{_HEX}{{4}}-{_HEX}{{4}}-{_HEX}{{12}}|[0-9]{{15}})$"
+_PARTS = f"^({_HEX}{{8}})-?({_HEX}{{4}})-?({_HEX}{{4}})-?({_HEX}{{4}})-?({_HEX}{{12}})$"
+_NOBODY = "^[0-]+$"
+"""The all-zero id of "do not track"."""
 
 
-def _one(value: str | None) -> str | None:
-    text = clean(value)
-    if text is None:
-        return None
-    text = text.lower().strip("{}")
-    found = _UUID.fullmatch(text)
-    if found:
-        return "-".join(found.groups()) if set("".join(found.groups())) != {"0"} else None
-    if _IMEI.fullmatch(text) and text.isascii() and set(text) != {"0"} and luhn(text):
-        return text
-    return None
+def normalise(values: pl.Series) -> pl.Series:
+    """Canonical identifiers, null for anything else."""
+    text, _ = tidied(values, _CANONICAL, _clean)
+    text = keep(text, ~text.str.contains(_NOBODY) | text.is_null())
+    imei = (text.str.len_bytes() == 15).fill_null(value=False)
+    return checked(text, imei, 15, luhn) if bool(imei.any()) else text
 
 
-def luhn(digits: str) -> bool:
-    """ISO/IEC 7812-1, annex B."""
-    total = 0
-    for place, digit in enumerate(reversed(digits)):
-        value = int(digit) * (1 + place % 2)
-        total += value - 9 if value > 9 else value
-    return total % 10 == 0
+def _clean(values: pl.Series) -> pl.Series:
+    text = cleaned(values).str.to_lowercase().str.strip_chars("{}")
+    return text.str.replace(_PARTS, "$1-$2-$3-$4-$5")

@@ -1,27 +1,46 @@
 """E-mail addresses: trimmed, lower case, of the form local@domain.tld in ASCII (RFC 5321 limits).
 
-Dots and +tags stay: only some platforms drop them, and a partner join must not guess.
+Dots and +tags stay: only some platforms drop them, and a partner join must not guess. International
+domains become ASCII (RFC 5891) through ``email-validator``.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+import polars as pl
 
-from privacy.identifiers.text import clean
+from privacy.identifiers.text import by_value, cleaned, keep, put, tidied
 
-_SHAPE = re.compile(
-    r"(?=.{6,254}\Z)(?=[^@]{1,64}@)"
-    r"[a-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[a-z0-9!#$%&'*+/=?^_`{|}~-]+)*"
-    r"@(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z](?:[a-z0-9-]{0,61}[a-z0-9])"
-)
+_ATOM = "[a-z0-9!#$%&'*+/=?^_`{|}~-]+"
+_LABEL = "[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"
+_SHAPE = rf"^{_ATOM}(?:\.{_ATOM})*@(?:{_LABEL}\.)+[a-z](?:[a-z0-9-]*[a-z0-9])?$"
+_WRONG = r"^[^@]{65}|@.*[^.@]{64}|\.[a-z]$"
+"""A local part, a label too long; a top-level domain of one letter."""
 
 
-def normalise(values: Sequence[str | None]) -> list[str | None]:
-    """Canonical address, or None."""
-    result: list[str | None] = []
-    for value in values:
-        text = clean(value)
-        text = text.removeprefix("mailto:").lower() if text else None
-        result.append(text if text and _SHAPE.fullmatch(text) else None)
-    return result
+def normalise(values: pl.Series) -> pl.Series:
+    """Canonical addresses, null for anything else."""
+    text, _ = tidied(values, _SHAPE, _clean)
+    longest = text.str.len_bytes().max()
+    if longest is not None and int(str(longest)) > 64:
+        text = keep(text, text.str.len_bytes() <= 254)
+    wrong = text.str.contains(_WRONG).fill_null(value=False)
+    return put(text, wrong.arg_true(), None)
+
+
+def _clean(values: pl.Series) -> pl.Series:
+    text = cleaned(values).str.strip_prefix("mailto:").str.to_lowercase()
+    foreign = (text.str.len_bytes() > text.str.len_chars()) & text.str.contains("@", literal=True)
+    foreign = foreign.fill_null(value=False)
+    if not bool(foreign.any()):
+        return text
+    return text.zip_with(~foreign, by_value(keep(text, foreign), _international))
+
+
+def _international(address: str) -> str | None:
+    from email_validator import EmailNotValidError, validate_email
+
+    try:
+        found = validate_email(address, check_deliverability=False).ascii_email
+    except EmailNotValidError:
+        return None
+    return found.lower() if found else None

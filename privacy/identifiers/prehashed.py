@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-_DIGEST = re.compile(r"[0-9a-f]{64}")
+if TYPE_CHECKING:
+    import polars as pl
 
 
-def normalise(values: Sequence[str | None]) -> list[str | None]:
-    """Lower-case digits, None for anything else."""
-    cleaned = [None if value is None else value.strip().lower() for value in values]
-    return [v if v is not None and _DIGEST.fullmatch(v) else None for v in cleaned]
+def normalise(values: pl.Series) -> pl.Series:
+    """Lower-case digits, null for anything else."""
+    from privacy.identifiers.text import keep, short
+
+    text = short(values).str.strip_chars().str.to_lowercase()
+    return keep(text, text.str.contains("^[0-9a-f]{64}$"))
 
 
 def all_at_once(values: Sequence[str | None]) -> NDArray[np.uint8] | None:

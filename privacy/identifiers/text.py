@@ -1,20 +1,110 @@
-"""What all normalisers do first: one Unicode form, no invisible characters."""
+"""What all normalisers do first: one Unicode form, no invisible characters.
+
+Columns are polars series of texts. What cannot be used is null: it is counted, never guessed.
+"""
 
 from __future__ import annotations
 
-import unicodedata
+from collections.abc import Callable
 
-INVISIBLE = dict.fromkeys(
-    [0x00AD, 0x180E, 0x200B, 0x200C, 0x200D, 0x200E, 0x200F, 0x202A, 0x202B, 0x202C, 0x202D,
-     0x202E, 0x2060, 0x2066, 0x2067, 0x2068, 0x2069, 0xFEFF]
-)  # fmt: skip
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+INVISIBLE = (
+    "[\u00ad\u180e\u200b\u200c\u200d\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufe0e\ufe0f\ufeff]"
+)
+"""Soft hyphen, zero-width and direction marks, variation selectors, byte-order mark."""
+Check = Callable[[NDArray[np.uint8]], NDArray[np.bool_]]
+"""Which rows of bytes, (n, width), are right."""
 LONGEST = 320
+"""Characters of the longest identifier: an e-mail address (RFC 3696, 3, erratum 1690)."""
 
 
-def clean(value: str | None) -> str | None:
-    """NFKC (full-width to ASCII), invisible characters out, stripped; None if empty or too long."""
-    if value is None or len(value) > 4 * LONGEST:
-        return None
-    text = value if value.isascii() else unicodedata.normalize("NFKC", value).translate(INVISIBLE)
-    text = text.strip()
-    return text if 0 < len(text) <= LONGEST else None
+def cleaned(values: pl.Series) -> pl.Series:
+    """NFKC (full-width to ASCII), invisible characters out, stripped; null if empty or too long."""
+    text = short(values)
+    if not bool((text.str.len_bytes() == text.str.len_chars()).all()):
+        text = text.str.normalize("NFKC").str.replace_all(INVISIBLE, "")
+    text = text.str.strip_chars()
+    length = text.str.len_chars()
+    return keep(text, (length > 0) & (length <= LONGEST))
+
+
+def short(values: pl.Series) -> pl.Series:
+    """The column without values that no identifier can be: they would only cost memory."""
+    text = values if values.dtype == pl.String else values.cast(pl.String)
+    longest = text.str.len_bytes().max()
+    if longest is None or int(str(longest)) <= 4 * LONGEST:
+        return text
+    return keep(text, text.str.len_bytes() <= 4 * LONGEST)
+
+
+def keep(values: pl.Series, good: pl.Series) -> pl.Series:
+    """``values`` where ``good`` is true, null elsewhere."""
+    if bool(good.all(ignore_nulls=False)):
+        return values
+    return values.set(~good.fill_null(value=False), None)
+
+
+def matrix(values: pl.Series, width: int) -> NDArray[np.uint8]:
+    """The bytes of texts that are all ``width`` bytes long, (n, width)."""
+    data = str(values.str.join("").item()).encode() if len(values) else b""
+    return np.frombuffer(data, np.uint8).reshape(len(values), width)
+
+
+def tidied(
+    values: pl.Series, shape: str, clean: Callable[[pl.Series], pl.Series]
+) -> tuple[pl.Series, pl.Series]:
+    """A column whose values have the canonical ``shape``, a regular expression, or are null; and which
+    have it. Most values have it as they come: only the others go through ``clean``."""
+    text = values if values.dtype == pl.String else values.cast(pl.String)
+    good = text.str.contains(shape).fill_null(value=False)
+    rest = (~good & text.is_not_null()).arg_true()
+    if not len(rest):
+        return text, good
+    mended = clean(text.gather(rest))
+    fits = mended.str.contains(shape).fill_null(value=False)
+    return put(text, rest, keep(mended, fits)), put(good, rest, fits)
+
+
+def checked(values: pl.Series, good: pl.Series, width: int, check: Check) -> pl.Series:
+    """``values`` without those marked ``good`` whose bytes, ``width`` each after zeros are written
+    before shorter ones, fail ``check``."""
+    whole = bool(good.all())
+    chosen = values if whole else values.filter(good)
+    if not len(chosen):
+        return values
+    if chosen.str.len_bytes().min() != width:
+        chosen = chosen.str.zfill(width)
+    failed = pl.Series(~check(matrix(chosen, width)))
+    if not bool(failed.any()):
+        return values
+    places = failed.arg_true() if whole else good.arg_true().filter(failed)
+    return put(values, places, None)
+
+
+def put(values: pl.Series, places: pl.Series, what: pl.Series | None) -> pl.Series:
+    """A copy of ``values`` with ``what`` at ``places``: ``Series.scatter`` changes its series itself."""
+    return values.clone().scatter(places, what) if len(places) else values
+
+
+def by_value(values: pl.Series, one: Callable[[str], str | None]) -> pl.Series:
+    """``one`` of each distinct value: for rules that only a library for single values knows."""
+    distinct = values.drop_nulls().unique()
+    if not len(distinct):
+        return values
+    results = [one(value) for value in distinct]
+    return values.replace_strict(
+        distinct, pl.Series(results, dtype=pl.String), default=None, return_dtype=pl.String
+    )
+
+
+def luhn(digits: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Which rows of ASCII digits, (n, width), pass ISO/IEC 7812-1, annex B."""
+    value = (digits - np.uint8(48))[:, ::-1]
+    twice = value[:, 1::2] * np.uint8(2)
+    twice = np.where(twice > 9, twice - 9, twice)
+    total = value[:, ::2].sum(axis=1, dtype=np.int64) + twice.sum(axis=1, dtype=np.int64)
+    passes: NDArray[np.bool_] = total % 10 == 0
+    return passes

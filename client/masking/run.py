@@ -1,0 +1,234 @@
+"""Masking a table: block by block from one file into another, with a lineage record beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from client.home import write_private
+from client.masking.keys import KeyRing
+from client.masking.policy import Policy, Purpose
+from client.masking.tables import Table, Writer, created
+from privacy.errors import ConfigError, ReleaseRefused
+from privacy.masking import risk, transform
+from privacy.masking.transform import Counts
+from privacy.randomness import Randomness
+
+Progress = Callable[[int], None]
+"""Told the number of rows of each block that is done."""
+VERSIONS = ("polars", "polars-hash", "pyarrow", "phonenumbers", "cryptography")
+
+
+@dataclass
+class Outcome:
+    """What was done. ``after``: the release's risk, None for other purposes."""
+
+    rows: int = 0
+    dropped: tuple[str, ...] = ()
+    counts: dict[str, Counts] = field(default_factory=dict)
+    after: risk.Risk | None = None
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Where a masked table came from, for who must show it later. No value of a row is in it."""
+
+    source: Mapping[str, Any]
+    result: Mapping[str, Any]
+    policy: Mapping[str, Any]
+    purpose: str
+    keys: tuple[str, ...]
+    columns: Mapping[str, Mapping[str, Any]]
+    dropped: tuple[str, ...]
+    actor: str
+    time: str
+    versions: Mapping[str, str]
+
+    def write(self, path: Path) -> None:
+        """As JSON, readable by this user only."""
+        write_private(
+            path, (json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n").encode()
+        )
+
+
+def masked_blocks(
+    table: Table,
+    policy: Policy,
+    purpose: Purpose,
+    keys: KeyRing | None,
+    randomness: Randomness,
+    outcome: Outcome,
+) -> Iterator[pl.DataFrame]:
+    """Blocks of the masked table; counts go into ``outcome``. Raises ConfigError, DataError."""
+    policy.check_columns(table.names, table.path.name)
+    columns = policy.for_purpose(purpose)
+    kept = [column.name for column in columns]
+    outcome.dropped = tuple(name for name in table.names if name not in kept)
+    if keys is None and policy.needs_key(purpose):
+        raise ConfigError("key", f"{purpose} makes tokens; name a key in the policy or with --keys")
+    key = keys.current if keys else None
+    for block in table.blocks(kept):
+        yield transform.masked(columns, block, key, randomness, outcome.counts)
+        outcome.rows += len(block)
+
+
+def mask(
+    table: Table,
+    policy: Policy,
+    purpose: Purpose,
+    out: Path,
+    *,
+    keys: KeyRing | None,
+    encrypt: bool,
+    randomness: Randomness,
+    progress: Progress,
+    actor: str,
+    now: datetime,
+) -> Outcome:
+    """Write ``out`` and ``out.lineage.json``. Raises ReleaseRefused, ConfigError, DataError; then
+    nothing is written."""
+    outcome = Outcome()
+    if encrypt and keys is None:
+        raise ConfigError("--encrypt", "needs a key; name one in the policy or with --keys")
+    with created(out, table.path, keys if encrypt else None) as writer:
+        blocks = masked_blocks(table, policy, purpose, keys, randomness, outcome)
+        if purpose == "release":
+            with tempfile.TemporaryDirectory(prefix=".tallystick-", dir=out.parent) as folder:
+                outcome.after = _released(blocks, writer, policy, Path(folder), progress)
+        else:
+            for block in blocks:
+                writer.write(block)
+                progress(len(block))
+    lineage_of(table, policy, purpose, out, keys, outcome, actor, now).write(
+        out.with_name(out.name + ".lineage.json")
+    )
+    return outcome
+
+
+def _released(
+    blocks: Iterator[pl.DataFrame], writer: Writer, policy: Policy, folder: Path, progress: Progress
+) -> risk.Risk:
+    """Writes a release; raises ReleaseRefused, before it is in place, where it is under a threshold."""
+    quasi, sensitive = policy.names("quasi", "release"), policy.names("sensitive", "release")
+
+    def written() -> Iterator[pl.DataFrame]:
+        for block in blocks:
+            writer.write(block)
+            progress(len(block))
+            yield block
+
+    with _beside(written(), [*quasi, *sensitive], folder) as frame:
+        found = risk.measure(frame, quasi, sensitive, policy.release.k)
+        thin = [n for n, least in found.diversity.items() if least < policy.release.l]
+        if found.rows and found.k < policy.release.k:
+            worst = risk.culprits(frame, quasi, policy.release.k, found)
+            named = ", ".join(f"{name} ({gain:.0%} of rows)" for name, gain in worst if gain > 0)
+            raise ReleaseRefused(
+                f"the smallest group has {found.k} row(s), {policy.release.k} are needed;"
+                f" {found.under:.1%} of rows are in smaller groups;"
+                f" generalise or suppress {named or ', '.join(quasi)}"
+            )
+        if found.rows and thin:
+            raise ReleaseRefused(
+                f"within a group {', '.join(thin)} has fewer than {policy.release.l} values;"
+                f" generalise {', '.join(quasi) or 'more'}, or suppress {', '.join(thin)}"
+            )
+    return found
+
+
+@contextmanager
+def _beside(
+    blocks: Iterator[pl.DataFrame], columns: list[str], folder: Path
+) -> Iterator[pl.LazyFrame]:
+    """The blocks' ``columns`` as a lazy frame over a private file that is gone afterwards."""
+    names = list(dict.fromkeys(columns))
+    with created(folder / "columns.parquet", None, None) as writer:
+        for block in blocks:
+            writer.write(block.select(names) if names else block.select(pl.lit(0).alias("row")))
+    yield pl.scan_parquet(folder / "columns.parquet")
+
+
+def risks(
+    table: Table,
+    policy: Policy,
+    purpose: Purpose,
+    *,
+    keys: KeyRing | None,
+    randomness: Randomness,
+    progress: Progress,
+) -> tuple[risk.Risk, risk.Risk, list[tuple[str, float]]]:
+    """Risk of the declared columns before, and of the masked ones after; and what causes the latter."""
+    roles = policy.columns
+    before_quasi = [n for n, rule in roles.items() if rule.role == "quasi"]
+    before_sensitive = [n for n, rule in roles.items() if rule.role == "sensitive"]
+    quasi, sensitive = policy.names("quasi", purpose), policy.names("sensitive", purpose)
+    policy.check_columns(table.names, table.path.name)
+    k = policy.release.k
+
+    def raw() -> Iterator[pl.DataFrame]:
+        for block in table.blocks(before_quasi + before_sensitive or None):
+            progress(len(block))
+            yield block
+
+    with tempfile.TemporaryDirectory(prefix="tallystick-") as folder:
+        with _beside(raw(), before_quasi + before_sensitive, Path(folder)) as frame:
+            before = risk.measure(frame, before_quasi, before_sensitive, k)
+        blocks = masked_blocks(table, policy, purpose, keys, randomness, Outcome())
+        with _beside(blocks, quasi + sensitive, Path(folder)) as frame:
+            after = risk.measure(frame, quasi, sensitive, k)
+            worst = risk.culprits(frame, quasi, k, after) if after.k < k else []
+    return before, after, worst
+
+
+def lineage_of(
+    table: Table,
+    policy: Policy,
+    purpose: str,
+    out: Path,
+    keys: KeyRing | None,
+    outcome: Outcome,
+    actor: str,
+    now: datetime,
+) -> Lineage:
+    """The record of a masking that is done."""
+    columns = {
+        name: {**asdict(counts), "transform": _described(policy, purpose, name)}
+        for name, counts in outcome.counts.items()
+    }
+    used = keys is not None
+    return Lineage(
+        {"file": table.path.name, "sha256": file_digest(table.path), "rows": outcome.rows},
+        {"file": out.name, "sha256": file_digest(out), "rows": outcome.rows},
+        {"name": policy.name, "sha256": policy.digest()},
+        purpose,
+        (keys.current.id,) if keys and used else (),
+        columns,
+        outcome.dropped,
+        actor,
+        now.isoformat(timespec="seconds"),
+        {name: importlib.metadata.version(name) for name in ("tallystick", *VERSIONS)},
+    )
+
+
+def _described(policy: Policy, purpose: str, name: str) -> dict[str, Any]:
+    how = getattr(policy.columns[name], purpose, None)
+    if how is None:
+        return {}
+    plain: dict[str, Any] = how.model_dump(mode="json", exclude_defaults=True)
+    return plain
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,371 @@
+"""Tables in and out, a block of rows at a time: CSV, Parquet (encrypted too), DuckDB.
+
+Whatever is wrong with a table is said with row and column, never with a value. A table that is written
+is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import polars as pl
+
+from client.home import new_private
+from client.masking import parquet_keys
+from client.masking.keys import KeyRing
+from privacy.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ROWS = 1 << 17
+"""Rows of a block."""
+CSV_BLOCK = 1 << 24
+"""Bytes that a row of CSV may have at most, and what is read at once."""
+ENCODINGS = "utf-8, utf-16, gb18030, big5, latin-1 and Python's other names"
+
+
+class Table:
+    """A table to read. ``rows``: how many, None where only reading tells."""
+
+    def __init__(
+        self,
+        path: Path,
+        names: list[str],
+        rows: int | None,
+        blocks: Callable[[list[str] | None], Iterator[pl.DataFrame]],
+    ) -> None:
+        self.path, self.names, self.rows, self._blocks = path, names, rows, blocks
+
+    def blocks(self, columns: list[str] | None = None) -> Iterator[pl.DataFrame]:
+        """Blocks of ``columns``, all of them by default; an empty one if there are no rows. Raises
+        DataError."""
+        empty = True
+        for block in self._blocks(columns):
+            empty = False
+            yield block
+        if empty:
+            yield pl.DataFrame(schema=dict.fromkeys(columns or self.names, pl.String))
+
+    def head(self, count: int, columns: list[str] | None = None) -> pl.DataFrame:
+        """The first rows."""
+        parts, held = [], 0
+        for block in self.blocks(columns):
+            parts.append(block.head(count - held))
+            held += len(parts[-1])
+            if held >= count:
+                break
+        return pl.concat(parts)
+
+    def sample(self, count: int, columns: list[str]) -> pl.DataFrame:
+        """About ``count`` rows from the whole table: every n-th one, or the first where the number of
+        rows is not known."""
+        if self.rows is None or self.rows <= count:
+            return self.head(count, columns)
+        step, parts, start = -(-self.rows // count), [], 0
+        for block in self.blocks(columns):
+            parts.append(block.gather_every(step, -start % step))
+            start += len(block)
+        return pl.concat(parts)
+
+
+def opened(
+    path: Path, *, keys: KeyRing | None = None, encoding: str = "utf-8", table: str | None = None
+) -> Table:
+    """A table by its suffix. ``table``: in a DuckDB file. Raises DataError, ConfigError."""
+    _needs_pyarrow()
+    if not path.is_file():
+        raise DataError(f"{path.name}: file not found")
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        return _parquet(path, keys)
+    if suffix in (".csv", ".tsv", ".txt"):
+        return _csv(path, encoding, "\t" if suffix == ".tsv" else ",")
+    if suffix in (".duckdb", ".db"):
+        return _duckdb(path, table)
+    raise DataError(f"{path.name}: use .csv, .tsv, .parquet or .duckdb")
+
+
+def _needs_pyarrow() -> None:
+    try:
+        import pyarrow  # noqa: F401 - only whether it is there
+    except ImportError:
+        raise ConfigError("pyarrow", "needs the extra: pip install 'tallystick[mask]'") from None
+
+
+# ---------------------------------------------------------------------- Parquet
+
+
+def _parquet(path: Path, keys: KeyRing | None) -> Table:
+    import pyarrow.parquet as pq
+
+    with path.open("rb") as file:
+        encrypted = file.read(4) == b"PARE"
+    if encrypted and keys is None:
+        raise DataError(f"{path.name}: is encrypted; name the key with --keys")
+    with _parquet_errors(path):
+        properties = parquet_keys.decryption(keys) if encrypted and keys else None
+        file_of = pq.ParquetFile(path, decryption_properties=properties, pre_buffer=False)
+        names, rows = file_of.schema_arrow.names, file_of.metadata.num_rows
+        file_of.close()
+    _check_names(path, names)
+
+    def blocks(columns: list[str] | None) -> Iterator[pl.DataFrame]:
+        again = parquet_keys.decryption(keys) if encrypted and keys else None
+        with _parquet_errors(path):
+            source = pq.ParquetFile(path, decryption_properties=again, pre_buffer=False)
+        with source:
+            batches = source.iter_batches(ROWS, columns=columns, use_threads=False)
+            while True:
+                with _parquet_errors(path):
+                    batch = next(batches, None)
+                if batch is None:
+                    return
+                yield _frame(batch)
+
+    return Table(path, names, rows, blocks)
+
+
+@contextmanager
+def _parquet_errors(path: Path) -> Iterator[None]:
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DataError(f"{path.name}: {_parquet_reason(str(error))}") from None
+
+
+def _parquet_reason(message: str) -> str:
+    if "unwrap" in message or "ecrypt" in message or "key" in message.lower():
+        return "cannot be decrypted: another key, or the file was altered"
+    return "is not a whole Parquet file; was it cut short?"
+
+
+def _frame(batch: pa.RecordBatch) -> pl.DataFrame:
+    frame = pl.from_arrow(batch)
+    if not isinstance(frame, pl.DataFrame):
+        raise DataError("a block of the table is not a table")
+    dictionaries = [n for n, t in frame.schema.items() if t == pl.Categorical or t == pl.Enum]
+    return frame.with_columns(pl.col(dictionaries).cast(pl.String)) if dictionaries else frame
+
+
+# ---------------------------------------------------------------------- CSV
+
+
+def _csv(path: Path, encoding: str, delimiter: str) -> Table:
+    import pyarrow as pa
+    from pyarrow import csv as arrow_csv
+
+    used = _encoding(path, encoding)
+    names = _heading(path, used, delimiter)
+    _check_names(path, names)
+    wrong: list[Any] = []
+
+    def invalid(row: Any) -> str:
+        wrong.append(row)
+        return "error"
+
+    def blocks(columns: list[str] | None) -> Iterator[pl.DataFrame]:
+        chosen = names if columns is None else columns
+        read = arrow_csv.ReadOptions(use_threads=False, block_size=CSV_BLOCK, encoding=used)
+        parse = arrow_csv.ParseOptions(
+            delimiter=delimiter, newlines_in_values=True, invalid_row_handler=invalid
+        )
+        convert = arrow_csv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()), include_columns=chosen,
+            strings_can_be_null=True, null_values=[""], quoted_strings_can_be_null=False,
+        )  # fmt: skip
+        source: Any = None
+        while True:
+            try:
+                if source is None:
+                    source = arrow_csv.open_csv(path, read, parse, convert)
+                batch = source.read_next_batch()
+            except StopIteration:
+                return
+            except (pa.ArrowException, OSError, UnicodeError) as error:
+                raise _csv_error(path, used, delimiter, names, str(error), wrong) from None
+            yield _frame(batch)
+
+    return Table(path, names, None, blocks)
+
+
+def _encoding(path: Path, encoding: str) -> str:
+    """The encoding to use: a byte-order mark has the last word."""
+    import codecs
+
+    try:
+        codecs.lookup(encoding)
+    except LookupError:
+        raise ConfigError("--encoding", f"{encoding} is not known; use {ENCODINGS}") from None
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    return "utf-8" if start.startswith(codecs.BOM_UTF8) else encoding
+
+
+def _heading(path: Path, encoding: str, delimiter: str) -> list[str]:
+    csv.field_size_limit(sys.maxsize)
+    try:
+        with path.open(encoding=encoding, errors="surrogateescape", newline="") as file:
+            names = next(csv.reader(file, delimiter=delimiter), None)
+        "".join(names or ()).encode()
+    except (UnicodeError, csv.Error):
+        raise DataError(
+            f"{path.name}: the heading is not {encoding}; say which it is with --encoding"
+        ) from None
+    if not names:
+        raise DataError(f"{path.name}: is empty; the first line must name the columns")
+    return [name.removeprefix("\ufeff") for name in names]
+
+
+def _check_names(path: Path, names: list[str]) -> None:
+    for place, name in enumerate(names):
+        if name in names[:place]:
+            raise DataError(f"{path.name}: two columns are called the same (column {place + 1})")
+        if not name.strip():
+            raise DataError(f"{path.name}: column {place + 1} has no name in the heading")
+
+
+def _csv_error(
+    path: Path, encoding: str, delimiter: str, names: list[str], message: str, wrong: list[Any]
+) -> DataError:
+    """Which row and column: found by reading the file once more, slowly. Messages of readers quote
+    rows and are not passed on."""
+    if "straddling" in message or "block_size" in message:
+        return DataError(f"{path.name}: a row is longer than {CSV_BLOCK >> 20} MiB")
+    try:
+        with path.open(encoding=encoding, errors="surrogateescape", newline="") as file:
+            lines = csv.reader(file, delimiter=delimiter, strict=True)
+            next(lines)
+            number = 0
+            for number, cells in enumerate(lines, start=1):
+                if cells and len(cells) != len(names):
+                    return DataError(
+                        f"{path.name}: row {number} has {len(cells)} columns, the heading {len(names)}"
+                    )
+                for name, cell in zip(names, cells, strict=False):
+                    if re.search("[\udc80-\udcff]", cell):
+                        return DataError(
+                            f"{path.name}: row {number}, column {name}: is not {encoding};"
+                            " say which encoding it is with --encoding, or mend the row"
+                        )
+    except (csv.Error, UnicodeError):
+        return DataError(
+            f"{path.name}: after row {number}: a quote is not closed, or bytes are missing"
+        )
+    if wrong:
+        row = wrong[0]
+        return DataError(
+            f"{path.name}: a row has {row.actual_columns} columns, the heading {row.expected_columns}"
+        )
+    return DataError(f"{path.name}: is not readable as CSV in {encoding}")
+
+
+# ---------------------------------------------------------------------- DuckDB
+
+
+def _duckdb(path: Path, table: str | None) -> Table:
+    import duckdb
+
+    if not table:
+        raise DataError(f"{path.name}: say which table with --table")
+    quoted = '"' + table.replace('"', '""') + '"'
+    settings = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
+    try:
+        with duckdb.connect(str(path), read_only=True, config=settings) as db:
+            found = db.execute(f"SELECT * FROM {quoted} LIMIT 0").description or []
+            count = db.execute(f"SELECT COUNT(*) FROM {quoted}").fetchone()
+    except duckdb.Error as error:
+        raise DataError(f"{path.name}: {type(error).__name__}; is {table} a table of it?") from None
+    names = [str(column[0]) for column in found]
+
+    def blocks(columns: list[str] | None) -> Iterator[pl.DataFrame]:
+        wanted = ", ".join('"' + n.replace('"', '""') + '"' for n in columns or names)
+        with duckdb.connect(str(path), read_only=True, config=settings) as db:
+            db.execute("PRAGMA disable_progress_bar")
+            reader = db.execute(f"SELECT {wanted} FROM {quoted}").to_arrow_reader(ROWS)
+            for batch in reader:
+                yield _frame(batch)
+
+    return Table(path, names, int(count[0]) if count else None, blocks)
+
+
+# ---------------------------------------------------------------------- writing
+
+
+class Writer:
+    """Writes blocks to an open file, as the suffix of its final name says."""
+
+    def __init__(self, file: BinaryIO, suffix: str, keys: KeyRing | None) -> None:
+        self._file, self._csv, self._keys = file, suffix != ".parquet", keys
+        self._parquet: Any = None
+        self.rows = 0
+
+    def write(self, block: pl.DataFrame) -> None:
+        """Append a block; all have the same columns and types."""
+        if self._csv:
+            block.write_csv(self._file, include_header=self._file.tell() == 0)
+        else:
+            import pyarrow.parquet as pq
+
+            table = block.to_arrow(compat_level=pl.CompatLevel.oldest())
+            if self._parquet is None:
+                properties = parquet_keys.encryption(self._keys) if self._keys else None
+                self._parquet = pq.ParquetWriter(
+                    self._file, table.schema, compression="zstd", compression_level=1,
+                    use_dictionary=repetitive(block), encryption_properties=properties,
+                )  # fmt: skip
+            self._parquet.write_table(table)
+        self.rows += len(block)
+
+    def close(self) -> None:
+        """Write what stands at the end of a file."""
+        if self._parquet is not None:
+            self._parquet.close()
+
+
+def repetitive(block: pl.DataFrame) -> list[str]:
+    """Columns whose values repeat enough for a dictionary."""
+    first = block.head(4096)
+    return [name for name in first.columns if first[name].n_unique() * 4 < len(first)]
+
+
+@contextmanager
+def created(path: Path, source: Path | None, keys: KeyRing | None) -> Iterator[Writer]:
+    """A table to write, readable by this user only, there whole after the body or not at all.
+
+    ``keys``: encrypt. Raises ConfigError, DataError.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in (".csv", ".parquet"):
+        raise ConfigError("--out", f"{path.name}: use .csv or .parquet")
+    if keys is not None and suffix != ".parquet":
+        raise ConfigError("--encrypt", "is for .parquet")
+    if source is not None and path.exists() and path.samefile(source):
+        raise ConfigError("--out", "is the table itself; it would be lost")
+    with written(path) as file:
+        writer = Writer(file, suffix, keys)
+        yield writer
+        writer.close()
+
+
+@contextmanager
+def written(path: Path) -> Iterator[BinaryIO]:
+    """A private file, whole or not at all. Raises DataError where the disk does not take it."""
+    try:
+        with new_private(path) as file:
+            yield file
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise DataError(
+            f"{path.name}: cannot be written: {reason}; nothing was left there"
+        ) from None

@@ -1,0 +1,197 @@
+"""What is in a table: each column's kind, and personal data that nobody masked.
+
+A kind is what most values of a column are when they are taken whole. Kinds that prove themselves by a
+check digit come first, then those of a narrow form; only what is left may be a name, by surname and
+heading, or text. Examples are shown masked, always. Counts come from the rows that were looked at, so
+each share has an interval (95 %, Wilson).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from privacy.identifiers import device
+from privacy.identifiers.text import cleaned, keep, short
+from privacy.masking import text
+from privacy.masking.kinds import KINDS
+from privacy.masking.partial import DOUBLE_SURNAMES
+from privacy.masking.statistics import wilson
+from privacy.masking.transform import HIDDEN
+
+WHOLE = (
+    "id_card", "uscc", "iban", "bank_card", "device_id", "email", "phone", "ip", "plate",
+    "passport", "birth_date", "address", "name",
+)  # fmt: skip
+"""In order of precedence, where two kinds fit equally well."""
+LEAST = 0.5
+"""Share of a column's values that must be of a kind."""
+TRACE = 1e-4
+"""Share of values with personal data in them from which text is called unmasked."""
+_SURNAMES = (
+    "王李张刘陈杨黄赵吴周徐孙马朱胡郭何林高罗郑梁谢宋唐许韩邓冯曹彭曾肖萧田董潘袁蔡蒋余于杜叶程魏苏吕丁任卢"
+    "姚沈钟姜崔谭陆范汪廖石金韦贾夏付傅方邹熊白孟秦邱侯江尹薛闫雷龙黎史陶贺毛郝顾龚邵万覃武钱戴严莫孔向常汤"
+    "張劉陳楊黃趙吳孫馬鄭謝許韓鄧馮蕭葉蘇呂盧鐘譚陸範廖韋賈鄒錢嚴湯龍顧龔賀"
+)
+_CHINESE_NAME = rf"^(?:{'|'.join(DOUBLE_SURNAMES)}|[{_SURNAMES}])[\p{{Han}}]{{1,2}}$"
+_LATIN_NAME = r"^\p{Lu}[\p{L}'’.-]+(?: \p{Lu}[\p{L}'’.-]*){0,3}$"
+_NAME_HEADING = re.compile(r"name|姓名|名字|联系人|客户名|contact", re.I)
+_BIRTH_HEADING = re.compile(r"birth|dob|born|生日|出生", re.I)
+_ADDRESS = (
+    r"(?:省|市|自治区|区|县|镇|乡|街道|路|街|巷|号|村).*(?:路|街|巷|弄|号|室|栋|幢|单元|楼|村|组)"
+)
+_STREET = (
+    r"^[0-9]+[A-Za-z]?,? [\p{L} .'-]+ (?:St|Street|Ave|Avenue|Rd|Road|Ln|Lane|Dr|Drive|Blvd|Way)\b"
+)
+_HASHED = re.compile(r"^(?:[0-9a-f]{8}\.)?[0-9a-f]{64}$|^[0-9a-f]{8}\.[A-Za-z0-9_=-]{22,}$")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A column. ``hits`` of ``values`` are of ``kind`` (``""``: of none); ``low``, ``high``: interval
+    of the share; ``checked``: share of values of the right form whose check digit is true, None where
+    there is none; ``examples``: masked; ``inside``: kinds found within longer text, with counts;
+    ``unmasked``: personal data that anybody can read."""
+
+    column: str
+    kind: str
+    values: int
+    hits: int
+    low: float
+    high: float
+    checked: float | None
+    examples: tuple[str, ...]
+    inside: Mapping[str, int] = field(default_factory=dict)
+    unmasked: bool = False
+
+
+def scan(frame: pl.DataFrame) -> list[Seen]:
+    """Every column of a sample of rows."""
+    return [column(frame[name]) for name in frame.columns]
+
+
+def column(values: pl.Series) -> Seen:
+    """What a column is."""
+    name = values.name
+    if values.dtype.is_temporal():
+        return _dates(name, values)
+    if values.dtype.is_float() and bool(((values.round() == values) & (values.abs() < 1e18)).all()):
+        values = values.cast(pl.Int64)  # telephone numbers that a null has turned into 1.38e10
+    if values.dtype.is_float() or values.dtype == pl.Boolean or values.dtype.is_nested():
+        return _plain(name, values, "number" if values.dtype.is_float() else "category")
+    held = values.cast(pl.String, strict=False).drop_nulls()
+    held = held.filter(held.str.strip_chars() != "")
+    if not len(held):
+        return Seen(name, "", 0, 0, 0.0, 1.0, None, ())
+    if bool(held.str.contains(_HASHED.pattern).all()):
+        return _plain(name, held, "token")
+    best, found = "", held.clear()
+    for kind in WHOLE:
+        canonical = _of_kind(kind, held, name)
+        count = len(canonical) - canonical.null_count()
+        if count >= LEAST * len(held) and count > 1.02 * (len(found) - found.null_count()):
+            best, found = kind, canonical
+    if best:
+        return _known(name, best, held, found)
+    return _text(name, held)
+
+
+def _of_kind(kind: str, values: pl.Series, heading: str) -> pl.Series:
+    """Values that are of a kind as a whole, null for others; stricter than masks, which trust the
+    policy's word."""
+    short_values = short(values)
+    if kind == "name":
+        cleaned_values = cleaned(short_values)
+        chinese = cleaned_values.str.contains(_CHINESE_NAME)
+        latin = cleaned_values.str.contains(_LATIN_NAME)
+        likely = chinese | latin if _NAME_HEADING.search(heading) else chinese
+        return keep(cleaned_values, likely)
+    if kind == "address":
+        cleaned_values = cleaned(short_values)
+        return keep(
+            cleaned_values,
+            cleaned_values.str.contains(_ADDRESS) | cleaned_values.str.contains(_STREET),
+        )
+    if kind == "birth_date" and not _BIRTH_HEADING.search(heading):
+        return short_values.clear().extend_constant(None, len(values))
+    if kind == "passport":
+        strict = short_values.str.contains("^(?:[EGDSPHM][0-9]{8}|E[A-HJ-NP-Z][0-9]{7})$")
+        return keep(short_values, strict)
+    if kind == "phone":
+        digits = short_values.str.contains(r"^\+|^1[3-9][0-9]|[ ()-]|^0")
+        return KINDS["phone"].canonical(keep(short_values, digits))
+    if kind == "device_id":
+        return keep(device.normalise(short_values), short_values.str.contains("-", literal=True))
+    if kind == "bank_card":
+        likely = short_values.str.contains(r"^[3-6][0-9 -]{11,22}$")
+        return KINDS["bank_card"].canonical(keep(short_values, likely))
+    return KINDS[kind].canonical(short_values)
+
+
+def _known(name: str, kind: str, held: pl.Series, found: pl.Series) -> Seen:
+    hits = len(found) - found.null_count()
+    low, high = wilson(hits, len(held))
+    checked = None
+    if KINDS[kind].checksum:
+        shaped = _shaped(kind, held)
+        checked = hits / shaped if shaped else None
+    return Seen(name, kind, len(held), hits, low, high, checked, examples(kind, found), {}, True)
+
+
+def _shaped(kind: str, held: pl.Series) -> int:
+    """Values of the form of a kind, whatever their check digit says."""
+    shapes = {
+        "id_card": r"^[1-9][0-9]{5}[ -]?[0-9]{8}[ -]?[0-9]{3}[0-9Xx]$|^[1-9][0-9]{14}$",
+        "uscc": "^[0-9A-Za-z]{18}$",
+        "iban": "^[A-Za-z]{2}[0-9]{2}[ 0-9A-Za-z]{11,38}$",
+        "bank_card": "^[3-6][0-9 -]{11,22}$",
+    }
+    return int(cleaned(held).str.contains(shapes[kind]).sum())
+
+
+def examples(kind: str, canonical: pl.Series, count: int = 3) -> tuple[str, ...]:
+    """The first distinct values, masked; hidden whole where there is no mask that fits."""
+    first = canonical.drop_nulls().unique(maintain_order=True).head(count)
+    mask = KINDS[kind].partial
+    shown = mask(first).fill_null(HIDDEN).to_list() if mask else [HIDDEN] * len(first)
+    return tuple(dict.fromkeys(shown))
+
+
+def _text(name: str, held: pl.Series) -> Seen:
+    """No kind fits most values: numbers, categories, or text that may hold anything."""
+    hits = text.findings(held)
+    inside = {kind: len(frame) for kind, frame in hits.items() if len(frame)}
+    rows = {int(row) for frame in hits.values() for row in frame["row"]}
+    low, high = wilson(len(rows), len(held))
+    numeric = int(held.str.contains(r"^\s*[-+]?[0-9]+(?:[.,][0-9]+)?\s*$").sum())
+    length = float(str(held.str.len_chars().mean() or 0.0))
+    if numeric >= 0.9 * len(held) and not inside:
+        kind = "number"
+    elif length < 24 and held.n_unique() <= max(50, len(held) // 20) and not inside:
+        kind = "category"
+    else:
+        kind = "text"
+    shown: list[str] = []
+    for found, frame in hits.items():
+        shown += examples(found, KINDS[found].canonical(frame["text"].head(20)), 1)
+    exposed = len(rows) > TRACE * len(held)
+    return Seen(
+        name, kind, len(held), len(rows), low, high, None, tuple(shown[:3]), inside, exposed
+    )
+
+
+def _dates(name: str, values: pl.Series) -> Seen:
+    count = len(values) - values.null_count()
+    if _BIRTH_HEADING.search(name):
+        low, high = wilson(count, count)
+        return Seen(name, "birth_date", count, count, low, high, None, (), {}, True)
+    return _plain(name, values, "category")
+
+
+def _plain(name: str, values: pl.Series, kind: str) -> Seen:
+    count = len(values) - values.null_count()
+    low, high = wilson(0, count)
+    return Seen(name, kind, count, 0, low, high, None, ())
