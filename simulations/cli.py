@@ -28,6 +28,7 @@ class Bench(StrEnum):
     SEGMENT = "segment"
     PROPENSITY = "propensity"
     MATCH = "match"
+    MASK = "mask"
 
 
 @app.command()
@@ -101,6 +102,22 @@ def flower(
 
 
 @app.command()
+def people(
+    out: Annotated[Path, typer.Argument(help="the .csv or .parquet file to write")],
+    rows: Annotated[int, typer.Option(min=1, max=10_000_000, help="how many")] = 1000,
+    seed: Annotated[int, typer.Option(help="which ones")] = 1,
+) -> None:
+    """Write a table of made-up customers with dirty identifiers, to try the masks on."""
+    from client.masking.tables import created
+    from simulations import customers
+
+    with created(out, None, None) as writer:
+        for block in customers.blocks(rows, seed):
+            writer.write(block)
+    typer.echo(f"{rows} made-up customers in {out}")
+
+
+@app.command()
 def bench(
     which: Annotated[Bench, typer.Argument(help="what to measure")],
     data: DataOption = None,
@@ -112,7 +129,7 @@ def bench(
     ] = None,
 ) -> None:
     """Print a benchmark's table."""
-    from simulations.bench import learning, matching, report, rounds
+    from simulations.bench import learning, masking, matching, report, rounds
 
     if peer_python is not None and not peer_python.is_file():
         raise ParameterError("--peer-python: no such file")
@@ -121,6 +138,7 @@ def bench(
         Bench.SEGMENT: learning.segment,
         Bench.PROPENSITY: learning.propensity,
         Bench.MATCH: matching.match,
+        Bench.MASK: masking.mask,
     }[which]
     typer.echo(report.render(str(which), measure(data, quick, peer_python), as_json))
 

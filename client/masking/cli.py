@@ -99,7 +99,7 @@ def mask(
         [name, rules.columns[name].kind, c.values, c.nulls, c.invalid, c.found]
         for name, c in done.counts.items()
     ]
-    typer.echo(console.table(["column", "kind", "values", "nulls", "invalid", "redacted"], shown))
+    typer.echo(console.table(["column", "kind", "values", "nulls", "hidden", "redacted"], shown))
     typer.echo(f"{done.rows} rows into {out}; its lineage is in {out.name}.lineage.json")
     if done.dropped:
         typer.echo(f"dropped: {', '.join(done.dropped)}")
@@ -112,7 +112,9 @@ def scan(
     masked: Annotated[
         bool, typer.Option("--masked", help="exit with 1 if unmasked personal data is found")
     ] = False,
-    rows: Annotated[int, typer.Option(help="how many rows to look at; 0 for all")] = SAMPLE,
+    rows: Annotated[
+        int, typer.Option(help="rows to look at; 0 for all, as --masked does")
+    ] = SAMPLE,
     keys: KeysOption = None,
     encoding: EncodingOption = "utf-8",
     inside: InsideOption = None,

@@ -10,7 +10,7 @@ from privacy.identifiers.text import checked, cleaned, luhn, tidied
 def normalise(values: pl.Series) -> pl.Series:
     """Digits only, null for anything else."""
     text, good = tidied(values, "^[1-9][0-9]{11,18}$", _clean)
-    return checked(text, good, 19, luhn)
+    return checked(text, good, luhn)
 
 
 def _clean(values: pl.Series) -> pl.Series:

@@ -18,7 +18,7 @@ def normalise(values: pl.Series) -> pl.Series:
     text, _ = tidied(values, _CANONICAL, _clean)
     text = keep(text, ~text.str.contains(_NOBODY) | text.is_null())
     imei = (text.str.len_bytes() == 15).fill_null(value=False)
-    return checked(text, imei, 15, luhn) if bool(imei.any()) else text
+    return checked(text, imei, luhn) if bool(imei.any()) else text
 
 
 def _clean(values: pl.Series) -> pl.Series:

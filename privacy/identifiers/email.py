@@ -12,19 +12,19 @@ from privacy.identifiers.text import by_value, cleaned, keep, put, tidied
 
 _ATOM = "[a-z0-9!#$%&'*+/=?^_`{|}~-]+"
 _LABEL = "[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"
-_SHAPE = rf"^{_ATOM}(?:\.{_ATOM})*@(?:{_LABEL}\.)+[a-z](?:[a-z0-9-]*[a-z0-9])?$"
-_WRONG = r"^[^@]{65}|@.*[^.@]{64}|\.[a-z]$"
-"""A local part, a label too long; a top-level domain of one letter."""
+_SHAPE = rf"^{_ATOM}(?:\.{_ATOM})*@(?:{_LABEL}\.)+[a-z][a-z0-9-]*[a-z0-9]$"
+_WRONG = "^[^@]{65}|@.*[^.@]{64}"
+"""A local part, a label too long."""
 
 
 def normalise(values: pl.Series) -> pl.Series:
     """Canonical addresses, null for anything else."""
     text, _ = tidied(values, _SHAPE, _clean)
     longest = text.str.len_bytes().max()
-    if longest is not None and int(str(longest)) > 64:
-        text = keep(text, text.str.len_bytes() <= 254)
-    wrong = text.str.contains(_WRONG).fill_null(value=False)
-    return put(text, wrong.arg_true(), None)
+    if longest is None or int(str(longest)) <= 64:
+        return text
+    wrong = (text.str.len_bytes() > 254) | text.str.contains(_WRONG)
+    return put(text, wrong.fill_null(value=False).arg_true(), None)
 
 
 def _clean(values: pl.Series) -> pl.Series:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import polars as pl
+
 from privacy.errors import ParameterError
 
 TYPES = (
@@ -23,8 +25,31 @@ TYPES = (
 
 
 @dataclass(frozen=True)
+class Quick:
+    """The first region's rules without look-around, for whole columns: a number of ``general`` form is
+    valid if its length and one of the patterns of ``types`` fit. Says yes or nothing."""
+
+    changed: str
+    general: str
+    types: tuple[tuple[tuple[int, ...], str], ...]
+
+    def valid(self, national: pl.Series) -> pl.Series:
+        """Which national numbers surely exist, (n,)."""
+        length, found = national.str.len_bytes(), None
+        for lengths, pattern in self.types:
+            fits = national.str.contains(pattern)
+            if lengths:
+                fits &= length.is_in(lengths)
+            found = fits if found is None else found | fits
+        if found is None:
+            return national.is_null() & national.is_not_null()
+        found &= national.str.contains(self.general)
+        return found & ~national.str.contains(self.changed)
+
+
+@dataclass(frozen=True)
 class Plan:
-    """Numbers of one calling code, ``code``.
+    """Numbers of one calling code, ``code``. ``quick``: for columns, where the plan allows it.
 
     ``valid``: a whole national number that exists. ``changed``: what would be stripped from a
     number behind its code; ``altered``: from a number written at home. ``has_trunk``: whether at home
@@ -36,6 +61,7 @@ class Plan:
     changed: re.Pattern[str]
     altered: re.Pattern[str]
     has_trunk: bool
+    quick: Quick | None
 
     def abroad(self, number: str) -> str | None:
         """E.164 of ``+`` and digits that begin with the code; ``""`` for "ask phonenumbers"."""
@@ -106,7 +132,21 @@ def _plan(code: int, regions: tuple[str, ...]) -> Plan:
         re.compile(prefix or "(?!)"),
         re.compile("|".join(f"(?:{part})" for part in stripped)),
         prefix == "0" or (prefix or "").endswith("|0"),
+        _quick(home, prefix),
     )
+
+
+def _quick(home: Any, prefix: str | None) -> Quick | None:
+    if home is None or home.leading_digits:
+        return None
+    by_length: dict[tuple[int, ...], list[str]] = {}
+    for name in TYPES:
+        kind = getattr(home, name)
+        if kind is not None and kind.national_number_pattern:
+            by_length.setdefault(kind.possible_length, []).append(kind.national_number_pattern)
+    types = [(lengths, f"^(?:{'|'.join(shapes)})$") for lengths, shapes in by_length.items()]
+    general = f"^(?:{home.general_desc.national_number_pattern})$"
+    return Quick(f"^(?:{prefix})" if prefix else "^$", general, tuple(types))
 
 
 def _valid(regions: list[Any]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from privacy.identifiers.numbering import one, plan_of, plans
+from privacy.identifiers.numbering import Plan, one, plan_of, plans
 from privacy.identifiers.text import by_value, cleaned, keep, put
 
 HOME_REGION = "CN"
@@ -19,7 +19,7 @@ def normalise(values: pl.Series, region: str = HOME_REGION) -> pl.Series:
     """``+`` and digits, null for anything else. ``region``: ISO 3166-1 alpha-2."""
     text = values if values.dtype == pl.String else values.cast(pl.String)
     if region != "CN":
-        return _decided(_clean(text), region)
+        return decided(_clean(text), region)
     mobile = text.str.contains("^1[3-9][0-9]{9}$").fill_null(value=False)
     rest = (~mobile & text.is_not_null()).arg_true()
     return put("+86" + text, rest, _other(text.gather(rest))) if len(rest) else "+86" + text
@@ -29,7 +29,7 @@ def _other(values: pl.Series) -> pl.Series:
     """What is not plainly a Chinese mobile number; some become one when they are cleaned."""
     text = _clean(values).str.replace(_MOBILE, "+86$1")
     mobile = text.str.contains(r"^\+861[3-9][0-9]{9}$").fill_null(value=False)
-    return text.zip_with(mobile, _decided(keep(text, ~mobile), HOME_REGION))
+    return text.zip_with(mobile, decided(keep(text, ~mobile), HOME_REGION))
 
 
 def _clean(values: pl.Series) -> pl.Series:
@@ -37,8 +37,43 @@ def _clean(values: pl.Series) -> pl.Series:
     return keep(text, text.str.contains(r"^(?:\+|00)?[0-9]{7,15}$"))
 
 
-def _decided(text: pl.Series, region: str) -> pl.Series:
+MANY, SHARE = 256, 0.1
+"""Numbers of one calling code from which whole columns are quicker than single numbers."""
+
+
+def decided(text: pl.Series, region: str) -> pl.Series:
+    """E.164 of digits that may begin with + or 00 and nothing else, null for what cannot exist."""
     text = text.str.replace("^00", "+")
+    sure = _sure(text) if len(text) >= MANY else None
+    if sure is None:
+        return _one_by_one(text, region)
+    rest = (~sure & text.is_not_null()).arg_true()
+    return put(keep(text, sure), rest, _one_by_one(text.gather(rest), region))
+
+
+def _sure(text: pl.Series) -> pl.Series | None:
+    """Which numbers surely exist, for calling codes that occur often; None where none does."""
+    heads = text.str.extract(r"^\+([0-9]{3})")
+    counts: dict[int, tuple[Plan, list[str], int]] = {}
+    for head, count in heads.drop_nulls().value_counts().iter_rows():
+        plan = plans().get(head)
+        if plan is not None and plan.quick is not None:
+            _, some, total = counts.get(id(plan), (plan, [], 0))
+            counts[id(plan)] = (plan, [*some, head], total + count)
+    result = None
+    for plan, some, total in counts.values():
+        if total < max(MANY, SHARE * len(text)) or plan.quick is None:
+            continue
+        whole = total == len(text)
+        places = heads.is_in(some).fill_null(value=False).arg_true()
+        numbers = (text if whole else text.gather(places)).str.slice(1 + len(plan.code))
+        if result is None:
+            result = text.is_null() & text.is_not_null()
+        result = put(result, places, plan.quick.valid(numbers))
+    return result
+
+
+def _one_by_one(text: pl.Series, region: str) -> pl.Series:
     known, home = plans(), plan_of(region)
     found: list[str | None] = []
     unsure = []

@@ -21,14 +21,23 @@ LONGEST = 320
 """Characters of the longest identifier: an e-mail address (RFC 3696, 3, erratum 1690)."""
 
 
+_PLAIN = "^(?:[!-~](?:[ -~]*[!-~])?|[\u4e00-\u9fff]+)$"
+"""Printable ASCII or unified ideographs, no blank at the ends: NFKC and all the rest change nothing."""
+
+
 def cleaned(values: pl.Series) -> pl.Series:
     """NFKC (full-width to ASCII), invisible characters out, stripped; null if empty or too long."""
     text = short(values)
-    if not bool((text.str.len_bytes() == text.str.len_chars()).all()):
-        text = text.str.normalize("NFKC").str.replace_all(INVISIBLE, "")
-    text = text.str.strip_chars()
-    length = text.str.len_chars()
-    return keep(text, (length > 0) & (length <= LONGEST))
+    plain = text.str.contains(_PLAIN).fill_null(value=False)
+    rest = (~plain & text.is_not_null()).arg_true()
+    if len(rest):
+        odd = text.gather(rest).str.normalize("NFKC").str.replace_all(INVISIBLE, "")
+        odd = odd.str.strip_chars()
+        text = put(text, rest, keep(odd, odd != ""))
+    longest = text.str.len_bytes().max()
+    if longest is not None and int(str(longest)) > LONGEST:
+        text = keep(text, text.str.len_chars() <= LONGEST)
+    return text
 
 
 def short(values: pl.Series) -> pl.Series:
@@ -68,14 +77,16 @@ def tidied(
     return put(text, rest, keep(mended, fits)), put(good, rest, fits)
 
 
-def checked(values: pl.Series, good: pl.Series, width: int, check: Check) -> pl.Series:
-    """``values`` without those marked ``good`` whose bytes, ``width`` each after zeros are written
-    before shorter ones, fail ``check``."""
+def checked(values: pl.Series, good: pl.Series, check: Check) -> pl.Series:
+    """``values`` without those marked ``good`` whose bytes fail ``check``; zeros are written before
+    shorter ones."""
     whole = bool(good.all())
     chosen = values if whole else values.filter(good)
     if not len(chosen):
         return values
-    if chosen.str.len_bytes().min() != width:
+    lengths = chosen.str.len_bytes()
+    width = int(str(lengths.max()))
+    if lengths.min() != width:
         chosen = chosen.str.zfill(width)
     failed = pl.Series(~check(matrix(chosen, width)))
     if not bool(failed.any()):
@@ -101,10 +112,13 @@ def by_value(values: pl.Series, one: Callable[[str], str | None]) -> pl.Series:
 
 
 def luhn(digits: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Which rows of ASCII digits, (n, width), pass ISO/IEC 7812-1, annex B."""
-    value = (digits - np.uint8(48))[:, ::-1]
-    twice = value[:, 1::2] * np.uint8(2)
-    twice = np.where(twice > 9, twice - 9, twice)
-    total = value[:, ::2].sum(axis=1, dtype=np.int64) + twice.sum(axis=1, dtype=np.int64)
+    """Which rows of ASCII digits, (n, width up to 28), pass ISO/IEC 7812-1, annex B."""
+    total = np.zeros(len(digits), np.uint8)  # nine for each of 28 digits at most
+    for place, column in enumerate(np.ascontiguousarray(digits.T)[::-1]):
+        value = column - np.uint8(48)
+        if place % 2:
+            value = value * np.uint8(2)
+            value -= np.uint8(9) * (value > 9)
+        total += value
     passes: NDArray[np.bool_] = total % 10 == 0
     return passes

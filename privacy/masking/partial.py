@@ -60,13 +60,14 @@ DOUBLE_SURNAMES = [
     "鍾離",
     "西門",
 ]
+_HAN = "^[\u3400-\u9fff\U00020000-\U000323af]{2,6}$"
 _DOUBLE = f"^(?:{'|'.join(DOUBLE_SURNAMES)})."
 _PLACE = r"^(?:中国)?([^\s\d]{2,7}?(?:省|自治区|特别行政区|市)(?:[^\s\d]{1,9}?(?:市|自治州|地区|盟|区|县))?)."
 
 
 def name(values: pl.Series) -> pl.Series:
     """张三丰 to 张***. Only Chinese names: in others the surname may be anywhere."""
-    text = keep(values, values.str.contains(r"^\p{Han}{2,6}$"))
+    text = keep(values, values.str.contains(_HAN))
     single = text.str.head(1) + "***"
     double = text.str.contains(_DOUBLE).fill_null(value=False)
     return single.zip_with(~double, text.str.head(2) + "***") if bool(double.any()) else single
@@ -74,8 +75,9 @@ def name(values: pl.Series) -> pl.Series:
 
 def email(values: pl.Series) -> pl.Series:
     """alice@example.com to a***@example.com, from three characters before the @ on."""
-    shape = "^([^@])[^@]{2,}@"
-    return keep(values.str.replace(shape, "$1***@"), values.str.contains(shape))
+    parts = values.str.split_exact("@", 1).struct.unnest()
+    local, host = parts.to_series(0), parts.to_series(1)
+    return keep(local.str.head(1) + "***@" + host, local.str.len_chars() >= 3)
 
 
 def phone(values: pl.Series) -> pl.Series:

@@ -14,7 +14,7 @@ import polars as pl
 
 from privacy.masking.kinds import kind as kind_of
 
-MISSING, OUTLIERS, DELAY_HOURS, DUPLICATES = 0.10, 0.05, 2.0, 0.03
+MISSING, INVALID, OUTLIERS, DELAY_HOURS, DUPLICATES = 0.10, 0.05, 0.05, 2.0, 0.03
 """Alerts above these shares and hours."""
 
 
@@ -79,7 +79,7 @@ class Report:
         ]
         for name, count in self._invalid.items():
             held = max(1, self.rows - self._missing[name])
-            found.append(Finding("invalid", name, count / held, 0.0))
+            found.append(Finding("invalid", name, count / held, INVALID))
         for name, count in self._outside.items():
             found.append(Finding("outliers", name, count / max(1, self._numbers[name]), OUTLIERS))
         for name, newest in self._newest.items():

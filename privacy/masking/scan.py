@@ -9,7 +9,7 @@ each share has an interval (95 %, Wilson).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -46,6 +46,12 @@ _ADDRESS = (
 _STREET = (
     r"^[0-9]+[A-Za-z]?,? [\p{L} .'-]+ (?:St|Street|Ave|Avenue|Rd|Road|Ln|Lane|Dr|Drive|Blvd|Way)\b"
 )
+_MASKED = (
+    r"[0-9A-Za-z]?\*{3}@[0-9A-Za-z.-]+|(?:[1-9][0-9]{13}|[0-9]{0,6})\*{3,}[0-9]{0,4}"
+    r"|[0-9A-Z]{0,8}\*{4,}[0-9A-Z]{0,4}|[0-9]{1,3}\.[0-9]{1,3}\.\*\.\*|[0-9]{4}-\*\*-\*\*|\p{Han}{0,8}\*{3,}"
+    r"|\[(?:[a-z_]+)\]"
+)
+"""What our own masks leave; nothing longer than they leave."""
 _HASHED = re.compile(r"^(?:[0-9a-f]{8}\.)?[0-9a-f]{64}$|^[0-9a-f]{8}\.[A-Za-z0-9_=-]{22,}$")
 
 
@@ -73,6 +79,23 @@ def scan(frame: pl.DataFrame) -> list[Seen]:
     return [column(frame[name]) for name in frame.columns]
 
 
+def together(parts: Sequence[Seen]) -> Seen:
+    """One column from blocks of it: counts add up; the kind is the first block's that has values."""
+    first = next((part for part in parts if part.values), parts[0])
+    values, hits = sum(part.values for part in parts), sum(part.hits for part in parts)
+    low, high = wilson(hits, values)
+    inside: dict[str, int] = {}
+    for part in parts:
+        for kind, count in part.inside.items():
+            inside[kind] = inside.get(kind, 0) + count
+    checked = [(part.checked, part.values) for part in parts if part.checked is not None]
+    weight = sum(count for _, count in checked)
+    share = sum(c * count for c, count in checked) / weight if weight else None
+    shown = tuple(dict.fromkeys(e for part in parts for e in part.examples))[:3]
+    exposed = any(part.unmasked for part in parts)
+    return Seen(first.column, first.kind, values, hits, low, high, share, shown, inside, exposed)
+
+
 def column(values: pl.Series) -> Seen:
     """What a column is."""
     name = values.name
@@ -88,6 +111,13 @@ def column(values: pl.Series) -> Seen:
         return Seen(name, "", 0, 0, 0.0, 1.0, None, ())
     if bool(held.str.contains(_HASHED.pattern).all()):
         return _plain(name, held, "token")
+    masked = held.str.contains(_MASKED)
+    if bool(masked.any()):
+        if int(masked.sum()) >= LEAST * len(held) and bool(
+            held.str.contains(f"^(?:{_MASKED})$").any()
+        ):
+            return _text(name, held.str.replace_all(_MASKED, " "), "masked")
+        held = held.str.replace_all(_MASKED, " ")
     best, found = "", held.clear()
     for kind in WHOLE:
         canonical = _of_kind(kind, held, name)
@@ -160,7 +190,7 @@ def examples(kind: str, canonical: pl.Series, count: int = 3) -> tuple[str, ...]
     return tuple(dict.fromkeys(shown))
 
 
-def _text(name: str, held: pl.Series) -> Seen:
+def _text(name: str, held: pl.Series, kind: str = "") -> Seen:
     """No kind fits most values: numbers, categories, or text that may hold anything."""
     hits = text.findings(held)
     inside = {kind: len(frame) for kind, frame in hits.items() if len(frame)}
@@ -168,7 +198,9 @@ def _text(name: str, held: pl.Series) -> Seen:
     low, high = wilson(len(rows), len(held))
     numeric = int(held.str.contains(r"^\s*[-+]?[0-9]+(?:[.,][0-9]+)?\s*$").sum())
     length = float(str(held.str.len_chars().mean() or 0.0))
-    if numeric >= 0.9 * len(held) and not inside:
+    if kind:
+        pass
+    elif numeric >= 0.9 * len(held) and not inside:
         kind = "number"
     elif length < 24 and held.n_unique() <= max(50, len(held) // 20) and not inside:
         kind = "category"

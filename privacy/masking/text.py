@@ -65,16 +65,23 @@ def _valid(canonical: Callable[[pl.Series], pl.Series]) -> Accepts:
     return lambda values: canonical(values).is_not_null()
 
 
+def _issued(values: pl.Series) -> pl.Series:
+    """Which are payment cards that somebody issues, and no ID card with a typing error."""
+    digits = values.str.replace_all("[ -]", "")
+    valid = bank_card.normalise(digits).is_not_null() & digits.str.contains(_ISSUED)
+    return valid & ~digits.str.contains(f"^(?:{_ID})$")
+
+
 def _american(values: pl.Series) -> pl.Series:
     """Which ten digits are a number of North America that can exist."""
     digits = values.str.replace_all("[^0-9]", "").str.tail(10)
-    return phone.normalise("+1" + digits).is_not_null()
+    return phone.decided("+1" + digits, "US").is_not_null()
 
 
 _GAP = "[ -]?"
 _DATE = "(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])"
 _EMAIL = (
-    "[0-9A-Za-z][0-9A-Za-z.!#$%&'*+/=?^_`{|}~-]{0,63}"
+    "[0-9A-Za-z][0-9A-Za-z.!#$%&'+/=?^_`{|}~-]{0,63}"
     r"@(?:[0-9A-Za-z][0-9A-Za-z-]{0,62}\.)+[A-Za-z]{2,24}"
 )
 _ID = (
@@ -83,7 +90,15 @@ _ID = (
 )
 _IBAN = r"[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?"
 _USCC = "[1-9ANY][1-9][0-9]{6}[0-9A-HJ-NPQRTUWXY]{10}"
-_CARD = r"[3-6][0-9]{3}(?:[ -]?[0-9]{4}){2}[ -]?[0-9]{1,7}|3[47][0-9]{2}[ -]?[0-9]{6}[ -]?[0-9]{5}"
+_CARD = (
+    r"[2-6][0-9]{3}(?:[ -]?[0-9]{4}){2}[ -]?[0-9]{2,7}"
+    r"|3[0-9]{3}[ -]?[0-9]{6}[ -]?[0-9]{4,5}"
+)
+_ISSUED = (
+    "^(?:62[0-9]{14,17}|4[0-9]{15}|4[0-9]{18}|5[1-5][0-9]{14}|2[2-7][0-9]{14}|3[47][0-9]{13}"
+    "|35[0-9]{14}|3(?:0[0-5]|[68][0-9])[0-9]{11}|6(?:011|5[0-9]{2}|4[4-9][0-9])[0-9]{12})$"
+)
+"""Beginnings and lengths of UnionPay, Visa, Mastercard, American Express, JCB, Diners, Discover."""
 _MOBILE = rf"(?:(?:\+|00)?86{_GAP})?1[3-9][0-9]{_GAP}[0-9]{{4}}{_GAP}[0-9]{{4}}"
 _LANDLINE = r"(?:\(?0[1-9][0-9]{1,2}\)?[ -]?)[2-8][0-9]{6,7}(?:(?:-|转)[0-9]{1,5})?"
 _US = r"(?:\+?1[ .-]?)?\(?[2-9][0-9]{2}\)?[ .-]?[2-9][0-9]{2}[ .-]?[0-9]{4}"
@@ -94,9 +109,11 @@ PATTERNS: tuple[Pattern, ...] = (
     Pattern("iban", _IBAN, "[A-Z]{2}[0-9]{2}", _valid(company.iban)),
     Pattern("id_card", _ID, "[0-9]{6}", _valid(id_card.normalise), touching=True),
     Pattern("uscc", _USCC, "[0-9]{6}[0-9A-Z]{10}", _valid(company.uscc)),
-    Pattern("bank_card", _CARD, "[0-9]{4}", _valid(bank_card.normalise), touching=True),
-    Pattern("phone", f"{_MOBILE}|{_LANDLINE}|{_ABROAD}", "[0-9]{4}", touching=True),
-    Pattern("phone", _US, "[0-9]{4}", _american, touching=True),
+    Pattern("bank_card", _CARD, "[0-9]{4}", _issued, touching=True),
+    Pattern("phone", _MOBILE, "[0-9]{4}", touching=True),
+    Pattern("phone", _LANDLINE, "0[0-9]{2}"),
+    Pattern("phone", _US, "[0-9]{4}", _american),
+    Pattern("phone", _ABROAD, r"\+[0-9]|00[1-9]", _valid(phone.normalise)),
     Pattern("plate", documents.PLATE, "[A-Z][A-Z0-9]{4}"),
     Pattern("passport", "[EGDSPHM][0-9]{8}|E[A-HJ-NP-Z][0-9]{7}", "[0-9]{7}"),
     Pattern("ip", r"(?:[0-9]{1,3}\.){3}[0-9]{1,3}", r"[0-9]\.[0-9]", _valid(documents.ip)),

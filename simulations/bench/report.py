@@ -12,7 +12,20 @@ from pathlib import Path
 
 from protos.console import table
 
-SHOWN = ("flwr", "numpy", "cryptography", "grpcio", "duckdb", "rbcl", "llvmlite", "numba")
+SHOWN = (
+    "flwr",
+    "numpy",
+    "cryptography",
+    "grpcio",
+    "duckdb",
+    "rbcl",
+    "llvmlite",
+    "numba",
+    "polars",
+    "polars-hash",
+    "pyarrow",
+    "phonenumbers",
+)
 
 
 @dataclass(frozen=True)
