@@ -70,12 +70,13 @@ def _bands(values: pl.Series, width: float, last: float) -> pl.Series:
     """``low..high``: multiples of ``width``; ``last`` is taken off the upper end."""
     finite = values.is_finite().fill_null(value=False)
     low = (keep(values, finite) / width).floor() * width
-    return _plain(low) + ".." + _plain(low + width - last)
+    whole = width.is_integer()
+    return _plain(low, whole=whole) + ".." + _plain(low + width - last, whole=whole)
 
 
-def _plain(values: pl.Series) -> pl.Series:
-    whole = bool((values == values.round()).all())
-    return values.cast(pl.Int64).cast(pl.String) if whole else values.round(6).cast(pl.String)
+def _plain(values: pl.Series, *, whole: bool) -> pl.Series:
+    """One spelling for a width, whatever else is in the block."""
+    return (values.cast(pl.Int64) if whole else values.round(6)).cast(pl.String)
 
 
 def noisy(values: pl.Series, scale: float, randomness: Randomness) -> pl.Series:

@@ -12,4 +12,5 @@ def wilson(hits: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
     share, square = hits / trials, z * z / trials
     centre = (share + square / 2) / (1 + square)
     half = z / (1 + square) * math.sqrt(share * (1 - share) / trials + square / (4 * trials))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    low, high = max(0.0, centre - half), min(1.0, centre + half)
+    return (0.0 if hits == 0 else low), (1.0 if hits == trials else high)

@@ -30,18 +30,21 @@ Accepts = Callable[[pl.Series], pl.Series]
 @dataclass(frozen=True)
 class Pattern:
     """How a kind looks in running text. ``core``: a pattern of both regex engines without groups that
-    capture; ``touching``: ASCII letters may stand beside it, and only digits may not; ``hint``: what
-    every row that holds one contains, cheaper to look for."""
+    capture; ``touching``: ASCII letters may stand beside it, and only digits may not; ``anywhere``:
+    anything may; ``hint``: what every row that holds one contains, cheaper to look for."""
 
     kind: str
     core: str
     hint: str
     accepts: Accepts | None = None
     touching: bool = False
+    anywhere: bool = False
 
     @property
     def bounded(self) -> str:
         """Between anything but ASCII letters, digits and underscores."""
+        if self.anywhere:
+            return self.core
         return rf"(?-u:\b{{start-half}})(?:{self.core})(?-u:\b{{end-half}})"
 
     @property
@@ -105,7 +108,7 @@ _US = r"(?:\+?1[ .-]?)?\(?[2-9][0-9]{2}\)?[ .-]?[2-9][0-9]{2}[ .-]?[0-9]{4}"
 _ABROAD = r"(?:\+|00)[1-9][0-9]{0,2}(?:[ .-]?\(?[0-9]{1,5}\)?){2,5}"
 
 PATTERNS: tuple[Pattern, ...] = (
-    Pattern("email", _EMAIL, "@"),
+    Pattern("email", _EMAIL, "@", anywhere=True),
     Pattern("iban", _IBAN, "[A-Z]{2}[0-9]{2}", _valid(company.iban)),
     Pattern("id_card", _ID, "[0-9]{6}", _valid(id_card.normalise), touching=True),
     Pattern("uscc", _USCC, "[0-9]{6}[0-9A-Z]{10}", _valid(company.uscc)),
