@@ -380,11 +380,14 @@ def reveal_open(
 ) -> None:
     """Turn the column back, once, with a journal entry; needs the key and the approval."""
     from client.home import Home
-    from client.masking import reveal
+    from client.masking import policy as policies
+    from client.masking import reveal, tables
 
-    rules, source, ring = _prepared(table, policy, keys, "utf-8", None)
+    rules = policies.load(policy)
+    ring = _ring(keys, rules, policy)
     if ring is None:
         raise ConfigError("key", "there is no way back without the key")
+    source = tables.opened(table, keys=ring)
     partner = Home(home)
     rows = reveal.reveal(
         source, rules, request, out, home=partner, store=_store(partner), keys=ring,

@@ -111,7 +111,8 @@ class _Ring:
         from keyring.errors import KeyringError
 
         try:
-            return keyring.get_password(service, name)
+            found: str | None = keyring.get_password(service, name)
+            return found
         except KeyringError as error:
             raise ConfigError(
                 f"keyring:{name}", f"{type(error).__name__}: is a key ring running?"

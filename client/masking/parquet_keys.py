@@ -7,6 +7,7 @@ derived from the masking key, whose id stands in the file.
 from __future__ import annotations
 
 import base64
+import binascii
 from typing import Any
 
 from client.masking.keys import KeyRing
@@ -32,7 +33,7 @@ def decryption(keys: KeyRing) -> Any:
 
 
 def _factory(keys: KeyRing) -> Any:
-    from cryptography.hazmat.primitives.keywrap import aes_key_unwrap, aes_key_wrap
+    from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_wrap
     from pyarrow.parquet import encryption as pe
 
     def derived(key_id: str) -> bytes:
@@ -48,6 +49,9 @@ def _factory(keys: KeyRing) -> Any:
             return base64.b64encode(aes_key_wrap(derived(master_key_identifier), key_bytes))
 
         def unwrap_key(self, wrapped_key: bytes, master_key_identifier: str) -> bytes:
-            return aes_key_unwrap(derived(master_key_identifier), base64.b64decode(wrapped_key))
+            try:
+                return aes_key_unwrap(derived(master_key_identifier), base64.b64decode(wrapped_key))
+            except (InvalidUnwrap, binascii.Error):
+                raise ValueError("the key of the file cannot be unwrapped") from None
 
     return pe.CryptoFactory(Wrapping)

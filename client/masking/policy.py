@@ -70,7 +70,10 @@ class ColumnRule(Strict):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        kind = kind_of(self.kind)
+        try:
+            kind = kind_of(self.kind)
+        except ParameterError as error:
+            raise ValueError(f"kind: {error}") from None
         for purpose in ("display", "partner_join", "release"):
             how: How | None = getattr(self, purpose)
             if how is None:
@@ -135,7 +138,10 @@ class Policy(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.key:
-            KeySource.parse(self.key)
+            try:
+                KeySource.parse(self.key)
+            except ParameterError as error:
+                raise ValueError(str(error)) from None
         used = [*self.quality.times]
         if self.duplicates:
             named = self.duplicates

@@ -10,7 +10,7 @@ import csv
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -292,7 +292,7 @@ def _duckdb(path: Path, table: str | None) -> Table:
         wanted = ", ".join('"' + n.replace('"', '""') + '"' for n in columns or names)
         with duckdb.connect(str(path), read_only=True, config=settings) as db:
             db.execute("PRAGMA disable_progress_bar")
-            reader = db.execute(f"SELECT {wanted} FROM {quoted}").to_arrow_reader(ROWS)
+            reader = db.sql(f"SELECT {wanted} FROM {quoted}").to_arrow_reader(ROWS)
             for batch in reader:
                 yield _frame(batch)
 
@@ -332,6 +332,12 @@ class Writer:
         if self._parquet is not None:
             self._parquet.close()
 
+    def abandon(self) -> None:
+        """Let go of the file, which is about to be removed."""
+        if self._parquet is not None:
+            with suppress(Exception):
+                self._parquet.close()
+
 
 def repetitive(block: pl.DataFrame) -> list[str]:
     """Columns whose values repeat enough for a dictionary."""
@@ -354,8 +360,12 @@ def created(path: Path, source: Path | None, keys: KeyRing | None) -> Iterator[W
         raise ConfigError("--out", "is the table itself; it would be lost")
     with written(path) as file:
         writer = Writer(file, suffix, keys)
-        yield writer
-        writer.close()
+        try:
+            yield writer
+            writer.close()
+        except BaseException:
+            writer.abandon()
+            raise
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +23,7 @@ from server.rounds import Rounds
 from server.tasks.noisy_sum import Memory, NoisySumDrive
 from simulations.alliances import Alliance
 from simulations.room import Room
-from tests.conftest import HEAD, PROPENSITY, QUERY, SEGMENT, job
+from tests.conftest import HEAD, PROPENSITY, QUERY, ROOT, SEGMENT, job
 
 SALT = bytes(16)
 
@@ -314,3 +316,16 @@ def test_rounds_throw_away_replies_in_another_name(bench: Bench) -> None:
     with pytest.raises(RoundFailed, match="no answer from bank, telecom"):
         rounds.ask(dict.fromkeys(("bank", "shop", "telecom"), hello))
     assert rounds.traffic.forged >= 2
+
+
+def test_a_gate_at_rest_does_not_load_polars() -> None:
+    """It would add tens of megabytes to every partner; a match over raw identifiers loads it."""
+    code = "import sys, client.gate, client.service; print(sorted({'polars', 'pyarrow'} & {*sys.modules}))"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "[]"
