@@ -21,7 +21,6 @@ app = console.new_app(
 )
 journal_app = console.new_app("The journal of everything that left this partner.")
 app.add_typer(journal_app, name="journal")
-masking.register(app)
 
 HomeOption = Annotated[
     Path, typer.Option("--home", envvar="TALLYSTICK_HOME", help="this partner's folder")
@@ -276,6 +275,7 @@ def _store(partner: Home) -> Store:
     return Store(partner.database, partner.storage_key(), os.urandom)
 
 
+masking.register(app)
 main = console.entry(app)
 
 if __name__ == "__main__":

@@ -106,6 +106,9 @@ def people(
     out: Annotated[Path, typer.Argument(help="the .csv or .parquet file to write")],
     rows: Annotated[int, typer.Option(min=1, max=10_000_000, help="how many")] = 1000,
     seed: Annotated[int, typer.Option(help="which ones")] = 1,
+    repeats: Annotated[
+        float, typer.Option(min=0.0, max=0.5, help="share of rows that repeat a person")
+    ] = 0.0,
 ) -> None:
     """Write a table of made-up customers with dirty identifiers, to try the masks on."""
     from client.masking.tables import created
@@ -113,8 +116,8 @@ def people(
 
     with created(out, None, None) as writer:
         for block in customers.blocks(rows, seed):
-            writer.write(block)
-    typer.echo(f"{rows} made-up customers in {out}")
+            writer.write(customers.repeated(block, repeats, seed) if repeats else block)
+    typer.echo(f"{writer.rows} rows of made-up customers in {out}")
 
 
 @app.command()

@@ -98,6 +98,20 @@ def table(rows: int, seed: int, *, first: int = 0, dirt: float = 0.05) -> pl.Dat
     )
 
 
+def repeated(frame: pl.DataFrame, share: float, seed: int) -> pl.DataFrame:
+    """The table with some of its people again, so that ``share`` of all rows are repeats: under new ids,
+    written otherwise, with a gap here and there; at random places."""
+    rng = np.random.default_rng(seed)
+    count = int(len(frame) * share / (1 - share))
+    again = frame[rng.integers(0, len(frame), count)]
+    again = again.with_columns(
+        ("R" + pl.Series(np.arange(count)).cast(pl.String).str.zfill(8)).alias("id"),
+        *(_dirty(rng, again[name], 0.3) for name in ("name", "phone", "email")),
+    )
+    whole = pl.concat([frame, again])
+    return whole[rng.permutation(len(whole))]
+
+
 def id_cards(rng: np.random.Generator, births: pl.Series) -> pl.Series:
     """Numbers with a province, these birth dates and a true check digit."""
     count = len(births)

@@ -77,6 +77,10 @@ def test_the_matching_pages_commands(tmp_path: Path) -> None:
     _play(ROOT / "docs" / "matching.md", tmp_path)
 
 
+def test_the_masking_pages_commands(tmp_path: Path) -> None:
+    _play(ROOT / "docs" / "masking.md", tmp_path)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_the_readmes_first_command_in_a_fresh_clone(tmp_path: Path) -> None:

@@ -209,8 +209,10 @@ def quality(
             [f.check, f.column, f"{f.value:.1f} h" if f.check == "delay" else f"{f.value:.2%}",
              f"{f.limit:g} h" if f.check == "delay" else f"{f.limit:.0%}", "ALERT" if f.alert else ""]
             for f in findings
+            if f.value
         ]  # fmt: skip
         typer.echo(console.table(["check", "column", "value", "limit", ""], shown))
+        typer.echo("all else is 0")
     if any(f.alert for f in findings):
         raise typer.Exit(1)
 
@@ -337,13 +339,16 @@ def reveal_ask(
     reason: Annotated[str, typer.Option(help="why, for the approver and the journal")],
     hours: Annotated[int, typer.Option(min=1, max=720, help="until it expires")] = 24,
     key_id: Annotated[str | None, typer.Option(help="for FF1: the key it was done with")] = None,
+    keys: KeysOption = None,
 ) -> None:
     """Write a request to turn one column of one table back."""
     from client.masking import policy as policies
     from client.masking import reveal, tables
 
+    rules = policies.load(policy)
+    source = tables.opened(table, keys=_ring(keys, rules, policy))
     request = reveal.ask(
-        tables.opened(table), policies.load(policy), column, reason, getpass.getuser(), out,
+        source, rules, column, reason, getpass.getuser(), out,
         hours=hours, now=datetime.now(UTC), randomness=os.urandom, key=key_id,
     )  # fmt: skip
     typer.echo(f"wrote {out}; it expires at {request.expires:%Y-%m-%d %H:%M} UTC")

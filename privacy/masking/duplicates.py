@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from privacy.errors import ParameterError
 from privacy.masking.kinds import full_name
 from privacy.masking.kinds import kind as kind_of
 
@@ -90,8 +91,12 @@ def _agreeing(
     nameless: NDArray[np.bool_],
 ) -> NDArray[np.int64]:
     """Pairs whose names are similar; where one has no name, ``nameless`` of its row decides."""
-    from rapidfuzz.distance import JaroWinkler
-
+    try:
+        from rapidfuzz.distance import JaroWinkler
+    except ImportError:
+        raise ParameterError(
+            "similar names need the extra: pip install 'tallystick[mask]'"
+        ) from None
     kept = []
     for left, right in pairs.tolist():
         one, other = names[left], names[right]

@@ -59,8 +59,10 @@ def hmacs(values: pl.Series, key: MasterKey, domain: str) -> pl.Series:
 
     The HMAC key is the text of 64 hexadecimal digits of the derived key: one block of SHA-256.
     """
-    import polars_hash as plh
-
+    try:
+        import polars_hash as plh
+    except ImportError:
+        raise ParameterError("hmac needs the extra: pip install 'tallystick[mask]'") from None
     text = key.derive("hmac", domain, 32).hex()
     column = values.to_frame("v").select(plh.col("v").chash.hmac_sha256(key=text))
     return f"{key.id}." + column["v"]

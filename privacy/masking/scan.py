@@ -19,6 +19,7 @@ from privacy.identifiers.text import cleaned, keep, short
 from privacy.masking import text
 from privacy.masking.kinds import KINDS
 from privacy.masking.partial import DOUBLE_SURNAMES
+from privacy.masking.quality import as_time
 from privacy.masking.statistics import wilson
 from privacy.masking.transform import HIDDEN
 
@@ -200,6 +201,8 @@ def _text(name: str, held: pl.Series, kind: str = "") -> Seen:
     length = float(str(held.str.len_chars().mean() or 0.0))
     if kind:
         pass
+    elif not inside and int(as_time(held).is_not_null().sum()) >= 0.9 * len(held):
+        kind = "time"
     elif numeric >= 0.9 * len(held) and not inside:
         kind = "number"
     elif length < 24 and held.n_unique() <= max(50, len(held) // 20) and not inside:
@@ -220,7 +223,7 @@ def _dates(name: str, values: pl.Series) -> Seen:
     if _BIRTH_HEADING.search(name):
         low, high = wilson(count, count)
         return Seen(name, "birth_date", count, count, low, high, None, (), {}, True)
-    return _plain(name, values, "category")
+    return _plain(name, values, "time")
 
 
 def _plain(name: str, values: pl.Series, kind: str) -> Seen:
