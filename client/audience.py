@@ -122,7 +122,9 @@ class Audience:
                 frame = np.stack([numbers.astype(np.float64), values]).tobytes()
                 self._spool.log("values").append(frame)
             for kind in self.identifiers:
-                found, at_rows = labels(kind, batch.identifiers[kind][chosen].tolist())
+                found, at_rows = labels(
+                    kind, batch.identifiers[kind][chosen].tolist(), source.region
+                )
                 numbered = numbers[at_rows]
                 if wanted.spec.is_noisy and len(numbered):
                     first = np.diff(numbered, prepend=last[kind]) != 0

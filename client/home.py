@@ -21,19 +21,22 @@ from pydantic import Field, model_validator
 
 from client.table import Source
 from privacy.errors import ConfigError
+from privacy.identifiers import HOME_REGION
 from protos import alliance
 from protos.alliance import Contract, Kind
 from protos.toml import Strict, build, read_toml
 
 
 class Data(Strict):
-    """Where the rows are. A relative ``source`` is relative to the partner's folder."""
+    """Where the rows are. A relative ``source`` is relative to the partner's folder. ``region``: of
+    telephone numbers without a country code."""
 
     source: str
     person: str
     table: str | None = None
     columns: dict[str, str] = Field(default_factory=dict)
     identifiers: dict[str, str] = Field(default_factory=dict)
+    region: str = Field(default=HOME_REGION, pattern="^[A-Z]{2}$")
 
 
 class Rules(Strict):
@@ -128,7 +131,9 @@ class Home:
         location = data.source
         if "://" not in location:
             location = str((self.root / location).resolve())
-        return Source(location, data.person, data.columns, data.identifiers, data.table)
+        return Source(
+            location, data.person, data.columns, data.identifiers, data.table, data.region
+        )
 
     def prepare(self) -> None:
         """Create the state folders, private to this user."""

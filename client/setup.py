@@ -25,6 +25,7 @@ name = "{name}"
 # [data]
 # source = "customers.csv"
 # person = "customer_id"              # key of a customer
+# region = "CN"                       # of telephone numbers without a country code
 # [data.columns]                      # contract's name = your name
 # [data.identifiers]                  # email, phone, id_card, device_id
 

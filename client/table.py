@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy.errors import DataError
+from privacy.identifiers import HOME_REGION
 from privacy.programs.columns import Category, Column, Columns, Floats, Label, Number
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ class Source:
     """Where a partner's rows are and what its columns are called there.
 
     ``location``: a path, or ``postgresql://...``. ``table``: needed for DuckDB files and PostgreSQL.
-    ``columns`` and ``identifiers`` map contract names to names in the source.
+    ``columns`` and ``identifiers`` map contract names to names in the source. ``region``: of telephone
+    numbers without a country code.
     """
 
     location: str
@@ -45,6 +47,7 @@ class Source:
     columns: Mapping[str, str]
     identifiers: Mapping[str, str] = field(default_factory=dict)
     table: str | None = None
+    region: str = HOME_REGION
 
 
 @dataclass

@@ -28,7 +28,7 @@ def quality(
         sample = table.sample(SAMPLE, numbers)
         found = {name: measured.fences(sample[name]) for name in numbers}
         fences = {name: limits for name, limits in found.items() if limits is not None}
-    report = measured.Report(kinds, policy.quality.times, fences)
+    report = measured.Report(kinds, policy.quality.times, fences, policy.region)
     for block in table.blocks(list(kinds)):
         report.add(block)
         progress(len(block))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from privacy.errors import ConfigError
+from privacy.identifiers import HOME_REGION
 from protos import console
 
 if TYPE_CHECKING:
@@ -115,6 +116,9 @@ def scan(
     rows: Annotated[
         int, typer.Option(help="rows to look at; 0 for all, as --masked does")
     ] = SAMPLE,
+    region: Annotated[
+        str, typer.Option(help="of telephone numbers without a country code")
+    ] = HOME_REGION,
     keys: KeysOption = None,
     encoding: EncodingOption = "utf-8",
     inside: InsideOption = None,
@@ -123,11 +127,14 @@ def scan(
     """Say what is in each column: kind, hits, interval, check digits, masked examples."""
     from client.masking import tables
     from privacy.masking.scan import scan as look
+    from privacy.masking.scan import together
 
     source = tables.opened(table, keys=_ring(keys), encoding=encoding, table=inside)
-    seen = look(
-        source.head(rows or 1 << 40) if masked else source.sample(rows or 1 << 40, source.names)
-    )
+    if masked or not rows:
+        parts = [look(block, region) for block in source.blocks()]
+        seen = [together(column) for column in zip(*parts, strict=True)]
+    else:
+        seen = look(source.sample(rows, source.names), region)
     exposed = [s.column for s in seen if s.unmasked]
     if as_json:
         typer.echo(json.dumps({"columns": [asdict(s) for s in seen]}, ensure_ascii=False, indent=2))
@@ -238,7 +245,6 @@ def upload(
     platform: Annotated[str, typer.Option(help="google, meta, uid2, tiktok or linkedin")],
     policy: PolicyOption,
     out: OutOption,
-    region: Annotated[str, typer.Option(help="of phone numbers without a country code")] = "CN",
     home: HomeOption = HERE,
 ) -> None:
     """Write a platform's upload file for a match list that the contract permits."""
@@ -249,7 +255,7 @@ def upload(
     partner = Home(home)
     counts = uploads.upload(
         matched.removesuffix(".csv"), platform, policies.load(policy), out, home=partner,
-        store=_store(partner), region=region, now=datetime.now(UTC),
+        store=_store(partner), now=datetime.now(UTC),
     )  # fmt: skip
     typer.echo(
         f"{counts.rows} rows for {platform} into {out}; {counts.people} people in the list,"

@@ -25,6 +25,8 @@ from pydantic import Field, field_validator, model_validator
 
 from client.masking.keys import KeySource
 from privacy.errors import ConfigError, ParameterError
+from privacy.identifiers import HOME_REGION
+from privacy.identifiers.numbering import plan_of
 from privacy.identifiers.platforms import PROFILES
 from privacy.masking.duplicates import Rule
 from privacy.masking.kinds import kind as kind_of
@@ -130,10 +132,20 @@ class Policy(Strict):
     version: Literal[1]
     name: str = Field(min_length=1, max_length=64)
     key: str = ""
+    region: str = HOME_REGION
     columns: dict[str, ColumnRule] = Field(min_length=1)
     release: Release = Release()
     duplicates: Duplicates | None = None
     quality: Quality = Quality()
+
+    @field_validator("region")
+    @classmethod
+    def _region(cls, value: str) -> str:
+        try:
+            plan_of(value)
+        except ParameterError as error:
+            raise ValueError(str(error)) from None
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -159,7 +171,8 @@ class Policy(Strict):
         for name, rule in self.columns.items():
             how: How | None = getattr(rule, purpose) if purpose != "platform_upload" else None
             if how is not None:
-                found.append(Column(name, rule.kind, how.transform(), rule.domain or name))
+                domain = rule.domain or name
+                found.append(Column(name, rule.kind, how.transform(), domain, self.region))
         if not found:
             raise ConfigError("columns", f"no column has a transform for {purpose}")
         return found
@@ -186,7 +199,7 @@ class Policy(Strict):
             raise ConfigError("duplicates", "is missing: say which columns tell a person")
         rule = self.duplicates
         keys = {name: self.columns[name].kind for name in rule.keys}
-        return Rule(keys, rule.name, rule.within, rule.similarity)
+        return Rule(keys, rule.name, rule.within, rule.similarity, self.region)
 
     def digest(self) -> str:
         """SHA-256 over everything, hexadecimal."""

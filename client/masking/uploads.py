@@ -47,7 +47,6 @@ def upload(
     *,
     home: Home,
     store: Store,
-    region: str,
     now: datetime,
 ) -> Uploaded:
     """Write the upload file for the match list called ``name`` (without ``.csv``).
@@ -74,7 +73,7 @@ def upload(
     digest, size = hashlib.sha256(), 0
     with written(out) as file:
         lines = _lines(
-            table.blocks([source.person, *fields]), source.person, people, fields, wanted, region,
+            table.blocks([source.person, *fields]), source.person, people, fields, wanted, policy.region,
             counts,
         )  # fmt: skip
         for line in lines:

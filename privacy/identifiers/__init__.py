@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import polars as pl
 
 Normaliser = Callable[["pl.Series"], "pl.Series"]
+HOME_REGION = "CN"
+"""Region of telephone numbers that are written without a country code, where nobody names another."""
 JOINABLE = ("email", "phone", "id_card", "device_id", "hashed")
 """Kinds that a contract can name for matching."""
 
@@ -42,15 +44,20 @@ def normalisers() -> dict[str, Normaliser]:
     }
 
 
-def normalised(kind: str, values: pl.Series) -> pl.Series:
-    """Canonical text of each value, null where invalid. Raises ParameterError for a kind unknown."""
+def normalised(kind: str, values: pl.Series, region: str = HOME_REGION) -> pl.Series:
+    """Canonical text of each value, null where invalid. ``region``: ISO 3166-1 alpha-2, of telephone
+    numbers without a country code. Raises ParameterError for a kind or region unknown."""
+    from privacy.identifiers import phone
+
     known = normalisers()
     if kind not in known:
         raise ParameterError(f"{kind} is not a kind of identifier")
-    return known[kind](values)
+    return phone.normalise(values, region) if kind == "phone" else known[kind](values)
 
 
-def labels(kind: str, values: Sequence[str | None]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def labels(
+    kind: str, values: Sequence[str | None], region: str = HOME_REGION
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """SHA-256 of the canonical text of the valid values, (m, 32), and which values those are, (m,);
     of kind ``hashed`` the digest that the text spells."""
     if kind == "hashed":
@@ -59,7 +66,7 @@ def labels(kind: str, values: Sequence[str | None]) -> tuple[NDArray[np.uint8], 
             return whole, np.arange(len(values), dtype=np.int64)
     import polars as pl
 
-    canonical = normalised(kind, pl.Series(values, dtype=pl.String))
+    canonical = normalised(kind, pl.Series(values, dtype=pl.String), region)
     held = canonical.is_not_null().arg_true().to_numpy().astype(np.int64)
     texts = canonical.drop_nulls().to_list()
     if kind == "hashed":

@@ -16,8 +16,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from privacy.errors import ParameterError
+from privacy.identifiers import HOME_REGION
+from privacy.masking.kinds import canonical as canonical_of
 from privacy.masking.kinds import full_name
-from privacy.masking.kinds import kind as kind_of
 
 LARGEST_BLOCK = 200
 """Rows that share a value beyond this share a placeholder, not a person: such a value joins nobody."""
@@ -36,6 +37,7 @@ class Rule:
     name: str | None = None
     within: tuple[str, ...] = ()
     similarity: float = 0.92
+    region: str = HOME_REGION
 
 
 def groups(table: pl.DataFrame, rule: Rule) -> Groups:
@@ -43,7 +45,7 @@ def groups(table: pl.DataFrame, rule: Rule) -> Groups:
     names = full_name(table[rule.name].cast(pl.String)).to_list() if rule.name else None
     parts = [np.empty((0, 2), np.int64)]
     for column, kind in rule.keys.items():
-        canonical = kind_of(kind).canonical(table[column])
+        canonical = canonical_of(kind, table[column], rule.region)
         pairs = _equal(canonical)
         if kind != "id_card" and names is not None:
             pairs = _agreeing(pairs, names, AGREES, _one_name(canonical, names))

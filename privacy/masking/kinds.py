@@ -70,6 +70,14 @@ def kind(name: str) -> Kind:
     return KINDS[name]
 
 
+def canonical(kind_name: str, values: pl.Series, region: str) -> pl.Series:
+    """One text for equal values, null for invalid ones; telephone numbers without a country code are of
+    ``region``. Raises ParameterError."""
+    if kind_name == "phone":
+        return phone.normalise(values, region)
+    return kind(kind_name).canonical(values)
+
+
 def full_name(values: pl.Series) -> pl.Series:
     """Names for comparison: titles out, one case."""
     return person_name.normalise(values)

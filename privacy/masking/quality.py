@@ -12,7 +12,8 @@ from datetime import datetime
 
 import polars as pl
 
-from privacy.masking.kinds import kind as kind_of
+from privacy.identifiers import HOME_REGION
+from privacy.masking.kinds import canonical
 
 MISSING, INVALID, OUTLIERS, DELAY_HOURS, DUPLICATES = 0.10, 0.05, 0.05, 2.0, 0.03
 """Alerts above these shares and hours."""
@@ -42,7 +43,9 @@ class Report:
         kinds: Mapping[str, str],
         times: Sequence[str],
         fences: Mapping[str, tuple[float, float]],
+        region: str = HOME_REGION,
     ) -> None:
+        self._region = region
         self._kinds, self._times, self._fences = dict(kinds), tuple(times), dict(fences)
         self.rows = 0
         self._missing = dict.fromkeys(kinds, 0)
@@ -60,7 +63,7 @@ class Report:
             if values.dtype == pl.String:
                 missing = int((values.str.strip_chars() == "").sum()) + missing
             self._missing[name] += missing
-            valid = kind_of(kind).canonical(values)
+            valid = canonical(kind, values, self._region)
             self._invalid[name] += max(0, valid.null_count() - missing)
         for name, (low, high) in self._fences.items():
             numbers = block[name].cast(pl.Float64, strict=False).drop_nulls().drop_nans()

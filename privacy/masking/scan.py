@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from privacy.identifiers import device
+from privacy.identifiers import HOME_REGION, device
 from privacy.identifiers.text import cleaned, keep, short
 from privacy.masking import text
-from privacy.masking.kinds import KINDS
+from privacy.masking.kinds import KINDS, canonical
 from privacy.masking.partial import DOUBLE_SURNAMES
 from privacy.masking.quality import as_time
 from privacy.masking.statistics import wilson
@@ -75,9 +75,9 @@ class Seen:
     unmasked: bool = False
 
 
-def scan(frame: pl.DataFrame) -> list[Seen]:
-    """Every column of a sample of rows."""
-    return [column(frame[name]) for name in frame.columns]
+def scan(frame: pl.DataFrame, region: str = HOME_REGION) -> list[Seen]:
+    """Every column of a sample of rows; telephone numbers without a country code are of ``region``."""
+    return [column(frame[name], region) for name in frame.columns]
 
 
 def together(parts: Sequence[Seen]) -> Seen:
@@ -97,7 +97,7 @@ def together(parts: Sequence[Seen]) -> Seen:
     return Seen(first.column, first.kind, values, hits, low, high, share, shown, inside, exposed)
 
 
-def column(values: pl.Series) -> Seen:
+def column(values: pl.Series, region: str = HOME_REGION) -> Seen:
     """What a column is."""
     name = values.name
     if values.dtype.is_temporal():
@@ -121,16 +121,16 @@ def column(values: pl.Series) -> Seen:
         held = held.str.replace_all(_MASKED, " ")
     best, found = "", held.clear()
     for kind in WHOLE:
-        canonical = _of_kind(kind, held, name)
-        count = len(canonical) - canonical.null_count()
+        fitting = _of_kind(kind, held, name, region)
+        count = len(fitting) - fitting.null_count()
         if count >= LEAST * len(held) and count > 1.02 * (len(found) - found.null_count()):
-            best, found = kind, canonical
+            best, found = kind, fitting
     if best:
         return _known(name, best, held, found)
     return _text(name, held)
 
 
-def _of_kind(kind: str, values: pl.Series, heading: str) -> pl.Series:
+def _of_kind(kind: str, values: pl.Series, heading: str, region: str) -> pl.Series:
     """Values that are of a kind as a whole, null for others; stricter than masks, which trust the
     policy's word."""
     short_values = short(values)
@@ -152,8 +152,9 @@ def _of_kind(kind: str, values: pl.Series, heading: str) -> pl.Series:
         strict = short_values.str.contains("^(?:[EGDSPHM][0-9]{8}|E[A-HJ-NP-Z][0-9]{7})$")
         return keep(short_values, strict)
     if kind == "phone":
-        digits = short_values.str.contains(r"^\+|^1[3-9][0-9]|[ ()-]|^0")
-        return KINDS["phone"].canonical(keep(short_values, digits))
+        shape = r"^\+|^1[3-9][0-9]|[ ()-]|^0" if region == HOME_REGION else r"^[+0-9 ().-]{7,20}$"
+        digits = short_values.str.contains(shape)
+        return canonical("phone", keep(short_values, digits), region)
     if kind == "device_id":
         return keep(device.normalise(short_values), short_values.str.contains("-", literal=True))
     if kind == "bank_card":
@@ -183,9 +184,9 @@ def _shaped(kind: str, held: pl.Series) -> int:
     return int(cleaned(held).str.contains(shapes[kind]).sum())
 
 
-def examples(kind: str, canonical: pl.Series, count: int = 3) -> tuple[str, ...]:
+def examples(kind: str, values: pl.Series, count: int = 3) -> tuple[str, ...]:
     """The first distinct values, masked; hidden whole where there is no mask that fits."""
-    first = canonical.drop_nulls().unique(maintain_order=True).head(count)
+    first = values.drop_nulls().unique(maintain_order=True).head(count)
     mask = KINDS[kind].partial
     shown = mask(first).fill_null(HIDDEN).to_list() if mask else [HIDDEN] * len(first)
     return tuple(dict.fromkeys(shown))

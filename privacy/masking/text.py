@@ -238,7 +238,7 @@ def _judged(
     every = pl.Series([True]).new_from_index(0, len(places))
     if found is None:
         return None, every, None
-    hits = pl.DataFrame({"row": places, "text": found}).explode("text")
+    hits = pl.DataFrame({"row": places, "text": found}).explode("text").drop_nulls()
     if pattern.accepts is None:
         return hits, every, None
     passes = pattern.accepts(hits["text"]).fill_null(value=False)
@@ -250,36 +250,33 @@ def _judged(
 
 
 def _one_by_one(places: pl.Series, rows: pl.Series, pattern: Pattern) -> Sweep:
-    """Rows where a candidate fails its check: each candidate decided by itself."""
-    candidates = [
-        [match.group() for match in pattern.compiled.finditer(text)] for text in rows.to_list()
-    ]
-    distinct = pl.Series(sorted({c for some in candidates for c in some}), dtype=pl.String)
+    """Rows where a candidate fails its check: each candidate decided by itself, and behind the first
+    character of one that fails the search goes on."""
     accepts = pattern.accepts or (lambda values: values.is_not_null())
-    good = {c for c, ok in zip(distinct, accepts(distinct), strict=True) if ok}
+    candidates = {match for text in rows.to_list() for match in pattern.compiled.findall(text)}
+    distinct = pl.Series(sorted(candidates), dtype=pl.String)
+    known: dict[str, bool] = dict(zip(distinct, accepts(distinct), strict=True))
+
+    def good(core: str) -> bool:
+        if core not in known:
+            known[core] = bool(accepts(pl.Series([core])).all())
+        return known[core]
+
     hit_rows: list[int] = []
     hit_texts: list[str] = []
     texts = []
     for place, text in zip(places.to_list(), rows.to_list(), strict=True):
-
-        def replaced(match: re.Match[str], place: int = place) -> str:
+        parts, done, at = [], 0, 0
+        while match := pattern.compiled.search(text, at):
             core = match.group()
-            kept = core if core in good else _shortened(core, pattern)
-            if kept is None:
-                return core
-            hit_rows.append(place)
-            hit_texts.append(kept)
-            return f"[{pattern.kind}]{core[len(kept) :]}"
-
-        texts.append(pattern.compiled.sub(replaced, text))
+            while not good(core) and pattern.kind == "iban" and " " in core:
+                core = core.rpartition(" ")[0]  # it may have swallowed the word behind it
+            at = match.start() + 1
+            if good(core):
+                hit_rows.append(place)
+                hit_texts.append(core)
+                parts += [text[done : match.start()], f"[{pattern.kind}]"]
+                done = at = match.start() + len(core)
+        texts.append("".join([*parts, text[done:]]))
     hits = pl.DataFrame({"row": hit_rows, "text": hit_texts}, schema=_HITS)
     return hits, places, pl.Series(texts, dtype=pl.String)
-
-
-def _shortened(core: str, pattern: Pattern) -> str | None:
-    """The longest beginning, up to a blank, that passes: an IBAN may swallow the word behind it."""
-    while " " in core and pattern.kind == "iban":
-        core = core.rpartition(" ")[0]
-        if bool(company.iban(pl.Series([core])).is_not_null().all()):
-            return core
-    return None

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import polars as pl
 
 from privacy.errors import ParameterError
+from privacy.identifiers import HOME_REGION
 from privacy.masking import generalise, keyed, text
+from privacy.masking.kinds import canonical as canonical_of
 from privacy.masking.kinds import kind as kind_of
 from privacy.randomness import Randomness
 
@@ -61,12 +63,13 @@ class Transform:
 @dataclass(frozen=True)
 class Column:
     """One column of a policy. ``domain``: columns with one domain have one key, so that equal values
-    have equal tokens."""
+    have equal tokens. ``region``: of telephone numbers without a country code."""
 
     name: str
     kind: str
     transform: Transform
     domain: str
+    region: str = HOME_REGION
 
 
 @dataclass
@@ -119,7 +122,7 @@ def _masked(column: Column, values: pl.Series, key: keyed.MasterKey | None) -> p
     kind, transform = kind_of(column.kind), column.transform
     if transform.do == "generalise":
         return generalise.generalised(column.kind, values, transform.to)
-    canonical = kind.canonical(values)
+    canonical = canonical_of(column.kind, values, column.region)
     if transform.do == "partial":
         if kind.partial is None:
             raise ParameterError(f"there is no partial mask for {kind.name}")

@@ -171,6 +171,12 @@ def test_whole_columns_of_one_country_say_what_phonenumbers_says() -> None:
         assert found == [numbering.one(text, "CN") for text in raw]
 
 
+def test_numbers_of_another_home() -> None:
+    column = pl.Series(["030 901820", "0151-12345678", "13812341234"])
+    assert normalised("phone", column, "DE").to_list() == ["+4930901820", "+4915112345678", None]
+    assert len(labels("phone", ["030 901820"], "DE")[1]) == 1
+
+
 def test_an_unknown_region() -> None:
     with pytest.raises(ParameterError, match="ISO 3166"):
         phone.normalise(pl.Series(["13812341234"]), "XX")

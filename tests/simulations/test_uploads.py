@@ -71,7 +71,7 @@ def _upload(room: Room, name: str, platform: str, out: Path) -> Any:
     policy.write_text(POLICY)
     return upload(
         name, platform, policies.load(policy), out, home=room.alliance.partners["bank"],
-        store=room.gates["bank"].store, region="CN", now=NOW,
+        store=room.gates["bank"].store, now=NOW,
     )  # fmt: skip
 
 

@@ -54,6 +54,7 @@ def column(**settings: str) -> str:
         (column() + '[duplicates]\nkeys = ["phone"]\n', "", "columns.phone is used by duplicates"),
         (column() + "[release]\nk = 1\n", "release.k", "greater than or equal to 2"),
         (column().replace("[", 'key = "masking.key"\n[', 1), "", "file:PATH"),
+        (column().replace("[", 'region = "XX"\n[', 1), "region", "ISO 3166"),
         ("version = 2\n", "version", "Input should be 1"),
         ("[columns.c]\nkind = 'phone'\n[columns.c]\n", "policy.toml", "is not TOML"),
     ],

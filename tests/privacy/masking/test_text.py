@@ -59,6 +59,16 @@ def test_long_numbers_are_hidden_unless_one_says_otherwise() -> None:
     assert text.redacted(values, long_numbers=False).text[0] == values[0]
 
 
+def test_a_hit_behind_a_candidate_that_fails() -> None:
+    values = pl.Series(["2024 4111 1111 1111 1111", "ID x110105194912310021x11010519491231002X"])
+    assert text.redacted(values, long_numbers=False).text.to_list() == [
+        "2024 [bank_card]", "ID x110105194912310021x[id_card]",
+    ]  # fmt: skip
+    found = text.findings(values)
+    assert found["bank_card"].rows() == [(0, "4111 1111 1111 1111")]
+    assert found["id_card"].rows() == [(1, "11010519491231002X")]
+
+
 def test_a_checksum_has_the_last_word() -> None:
     values = pl.Series(["110105194912310021 110105194912310021 11010519491231002X"])
     found = text.findings(values)
