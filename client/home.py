@@ -143,10 +143,15 @@ class Home:
             folder.chmod(0o700)
 
 
+def unfinished(path: Path) -> Path:
+    """Where a file is written until it is whole."""
+    return path.with_name(path.name + ".new")
+
+
 @contextmanager
 def new_private(path: Path) -> Iterator[BinaryIO]:
     """A file only this user can read, that is there whole after the body or not at all."""
-    temporary = path.with_name(path.name + ".new")
+    temporary = unfinished(path)
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
         with os.fdopen(handle, "wb") as target:

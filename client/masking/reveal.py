@@ -22,8 +22,7 @@ from client.home import Home, write_private
 from client.journal import Journal
 from client.masking.keys import KeyRing
 from client.masking.policy import Policy
-from client.masking.run import file_digest
-from client.masking.tables import Table, created
+from client.masking.tables import Table, created, file_digest
 from client.store import Store
 from privacy.errors import ConfigError, ParameterError, ProtocolError
 from privacy.masking.keyed import enciphered, opened, tokens

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import tempfile
@@ -15,10 +14,9 @@ from typing import Any
 
 import polars as pl
 
-from client.home import write_private
 from client.masking.keys import KeyRing
 from client.masking.policy import Policy, Purpose
-from client.masking.tables import Table, Writer, created
+from client.masking.tables import Table, Writer, created, file_digest, written
 from privacy.errors import ConfigError, ReleaseRefused
 from privacy.masking import risk, transform
 from privacy.masking.transform import Counts
@@ -55,10 +53,10 @@ class Lineage:
     versions: Mapping[str, str]
 
     def write(self, path: Path) -> None:
-        """As JSON, readable by this user only."""
-        write_private(
-            path, (json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n").encode()
-        )
+        """As JSON, readable by this user only. Raises DataError."""
+        text = json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+        with written(path) as file:
+            file.write(text.encode())
 
 
 def masked_blocks(
@@ -109,9 +107,10 @@ def mask(
             for block in blocks:
                 writer.write(block)
                 progress(len(block))
-    lineage_of(table, policy, purpose, out, keys, outcome, actor, now).write(
-        out.with_name(out.name + ".lineage.json")
-    )
+        used = keys if encrypt or policy.needs_key(purpose) else None
+        made = {"file": out.name, "sha256": writer.digest(), "rows": outcome.rows}
+        lineage = lineage_of(table, policy, purpose, made, used, outcome, actor, now)
+        lineage.write(out.with_name(out.name + ".lineage.json"))  # before the table is in place
     return outcome
 
 
@@ -194,24 +193,23 @@ def lineage_of(
     table: Table,
     policy: Policy,
     purpose: str,
-    out: Path,
+    made: Mapping[str, Any],
     keys: KeyRing | None,
     outcome: Outcome,
     actor: str,
     now: datetime,
 ) -> Lineage:
-    """The record of a masking that is done."""
+    """The record of a masking. ``made``: file, digest and rows of the result; ``keys``: if used."""
     columns = {
         name: {**asdict(counts), "transform": _described(policy, purpose, name)}
         for name, counts in outcome.counts.items()
     }
-    used = keys is not None
     return Lineage(
         {"file": table.path.name, "sha256": file_digest(table.path), "rows": outcome.rows},
-        {"file": out.name, "sha256": file_digest(out), "rows": outcome.rows},
+        made,
         {"name": policy.name, "sha256": policy.digest()},
         purpose,
-        (keys.current.id,) if keys and used else (),
+        (keys.current.id,) if keys else (),
         columns,
         outcome.dropped,
         actor,
@@ -226,9 +224,3 @@ def _described(policy: Policy, purpose: str, name: str) -> dict[str, Any]:
         return {}
     plain: dict[str, Any] = how.model_dump(mode="json", exclude_defaults=True)
     return plain
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

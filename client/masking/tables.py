@@ -7,6 +7,7 @@ is there whole or not at all.
 from __future__ import annotations
 
 import csv
+import hashlib
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import polars as pl
 
-from client.home import new_private
+from client.home import new_private, unfinished
 from client.masking import parquet_keys
 from client.masking.keys import KeyRing
 from privacy.errors import ConfigError, DataError
@@ -305,8 +306,8 @@ def _duckdb(path: Path, table: str | None) -> Table:
 class Writer:
     """Writes blocks to an open file, as the suffix of its final name says."""
 
-    def __init__(self, file: BinaryIO, suffix: str, keys: KeyRing | None) -> None:
-        self._file, self._csv, self._keys = file, suffix != ".parquet", keys
+    def __init__(self, file: BinaryIO, path: Path, suffix: str, keys: KeyRing | None) -> None:
+        self._file, self._path, self._csv, self._keys = file, path, suffix != ".parquet", keys
         self._parquet: Any = None
         self.rows = 0
 
@@ -328,15 +329,27 @@ class Writer:
         self.rows += len(block)
 
     def close(self) -> None:
-        """Write what stands at the end of a file."""
+        """Write what stands at the end of a file; once is enough."""
         if self._parquet is not None:
             self._parquet.close()
+        self._file.flush()
+
+    def digest(self) -> str:
+        """SHA-256 of the whole file, hexadecimal; nothing can be written afterwards."""
+        self.close()
+        return file_digest(self._path)
 
     def abandon(self) -> None:
         """Let go of the file, which is about to be removed."""
         if self._parquet is not None:
             with suppress(Exception):
                 self._parquet.close()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def repetitive(block: pl.DataFrame) -> list[str]:
@@ -359,7 +372,7 @@ def created(path: Path, source: Path | None, keys: KeyRing | None) -> Iterator[W
     if source is not None and path.exists() and path.samefile(source):
         raise ConfigError("--out", "is the table itself; it would be lost")
     with written(path) as file:
-        writer = Writer(file, suffix, keys)
+        writer = Writer(file, unfinished(path), suffix, keys)
         try:
             yield writer
             writer.close()

@@ -10,14 +10,14 @@ import polars as pl
 
 from privacy.identifiers import HOME_REGION
 from privacy.identifiers.numbering import Plan, one, plan_of, plans
-from privacy.identifiers.text import by_value, cleaned, keep, put
+from privacy.identifiers.text import by_value, cleaned, keep, put, texts
 
 _MOBILE = r"^(?:(?:\+|00)?86)?(1[3-9][0-9]{9})$"
 
 
 def normalise(values: pl.Series, region: str = HOME_REGION) -> pl.Series:
     """``+`` and digits, null for anything else. ``region``: ISO 3166-1 alpha-2."""
-    text = values if values.dtype == pl.String else values.cast(pl.String)
+    text = texts(values)
     if region != HOME_REGION:
         return decided(_clean(text), region)
     mobile = text.str.contains("^1[3-9][0-9]{9}$").fill_null(value=False)

@@ -40,9 +40,21 @@ def cleaned(values: pl.Series) -> pl.Series:
     return text
 
 
+def texts(values: pl.Series) -> pl.Series:
+    """Values as texts. Whole numbers that a null has turned into 1.38e10 are whole numbers again, as far as
+    a float holds them exactly."""
+    if values.dtype == pl.String:
+        return values
+    if values.dtype.is_float():
+        whole = (values == values.round()) & (values.abs() < 2.0**53)
+        if bool((whole | values.is_null()).all()):
+            values = values.cast(pl.Int64)
+    return values.cast(pl.String)
+
+
 def short(values: pl.Series) -> pl.Series:
     """The column without values that no identifier can be: they would only cost memory."""
-    text = values if values.dtype == pl.String else values.cast(pl.String)
+    text = texts(values)
     longest = text.str.len_bytes().max()
     if longest is None or int(str(longest)) <= 4 * LONGEST:
         return text
@@ -67,7 +79,7 @@ def tidied(
 ) -> tuple[pl.Series, pl.Series]:
     """A column whose values have the canonical ``shape``, a regular expression, or are null; and which
     have it. Most values have it as they come: only the others go through ``clean``."""
-    text = values if values.dtype == pl.String else values.cast(pl.String)
+    text = texts(values)
     good = text.str.contains(shape).fill_null(value=False)
     rest = (~good & text.is_not_null()).arg_true()
     if not len(rest):

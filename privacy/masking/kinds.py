@@ -56,7 +56,7 @@ KINDS: dict[str, Kind] = {
         Kind("device_id", device.normalise, partial.device_id, 1e10),
         Kind("plate", documents.plate, partial.plate, 33.0**4),
         Kind("text", lambda values: values.cast(pl.String), identifies=False),
-        Kind("number", lambda values: cleaned(values.cast(pl.String)), identifies=False),
+        Kind("number", cleaned, identifies=False),
         Kind("category", cleaned, identifies=False),
     )
 }

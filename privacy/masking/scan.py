@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from privacy.identifiers import HOME_REGION, device
-from privacy.identifiers.text import cleaned, keep, short
+from privacy.identifiers.text import cleaned, keep, short, texts
 from privacy.masking import text
 from privacy.masking.kinds import KINDS, canonical
 from privacy.masking.partial import DOUBLE_SURNAMES
@@ -102,10 +102,12 @@ def column(values: pl.Series, region: str = HOME_REGION) -> Seen:
     name = values.name
     if values.dtype.is_temporal():
         return _dates(name, values)
-    if values.dtype.is_float() and bool(((values.round() == values) & (values.abs() < 1e18)).all()):
-        values = values.cast(pl.Int64)  # telephone numbers that a null has turned into 1.38e10
-    if values.dtype.is_float() or values.dtype == pl.Boolean or values.dtype.is_nested():
-        return _plain(name, values, "number" if values.dtype.is_float() else "category")
+    if values.dtype.is_float():
+        values = texts(values)
+        if bool(values.str.contains(".", literal=True).any()):
+            return _plain(name, values, "number")
+    if values.dtype == pl.Boolean or values.dtype.is_nested():
+        return _plain(name, values, "category")
     held = values.cast(pl.String, strict=False).drop_nulls()
     held = held.filter(held.str.strip_chars() != "")
     if not len(held):

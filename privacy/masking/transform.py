@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from privacy.errors import ParameterError
+from privacy.errors import DataError, ParameterError
 from privacy.identifiers import HOME_REGION
 from privacy.masking import generalise, keyed, text
 from privacy.masking.kinds import canonical as canonical_of
@@ -143,10 +143,18 @@ def masked(
     randomness: Randomness,
     counts: dict[str, Counts],
 ) -> pl.DataFrame:
-    """A block of a table with every column of the policy masked and no other; adds to ``counts``."""
+    """A block of a table with every column of the policy masked and no other; adds to ``counts``.
+
+    Raises DataError that names the column, ParameterError.
+    """
     result = []
     for column in columns:
-        series, counted = apply(column, frame[column.name], key, randomness)
+        values = frame[column.name]
+        try:
+            series, counted = apply(column, values, key, randomness)
+        except pl.exceptions.PolarsError:  # whose message may quote values
+            reason = f"values of type {values.dtype} cannot become {column.transform.do}"
+            raise DataError(f"column {column.name}: {reason} of a {column.kind}") from None
         counts.setdefault(column.name, Counts()).add(counted)
         result.append(series.alias(column.name))
     return pl.DataFrame(result)

@@ -129,6 +129,15 @@ def test_rows_do_not_see_each_other(kind: str, texts: list[str | None]) -> None:
     assert column.to_list() == [one(kind, text) for text in texts]
 
 
+def test_typed_columns() -> None:
+    assert normalised("phone", pl.Series([13812341234, None])).to_list() == ["+8613812341234", None]
+    assert normalised("phone", pl.Series([13812341234.0, None])).to_list() == [
+        "+8613812341234",
+        None,
+    ]
+    assert normalised("id_card", pl.Series([1.1010519491231002e17])).to_list() == [None]
+
+
 def test_unknown_kind() -> None:
     with pytest.raises(ParameterError):
         one("passport", "x")

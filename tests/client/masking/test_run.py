@@ -70,6 +70,8 @@ def test_lineage_says_where_it_came_from_and_nothing_else(place: Path) -> None:
         assert lineage[side] == {"file": name, "sha256": digest, "rows": ROWS}
     key = KeySource("file", str(place / "masking.key")).read()
     assert lineage["keys"] == [key.current.id]
+    mask(place, "display", "shown.parquet")
+    assert json.loads((place / "shown.parquet.lineage.json").read_text())["keys"] == []
     assert lineage["policy"]["sha256"] == policies.load(place / "policy.toml").digest()
     assert (lineage["actor"], lineage["time"]) == ("tester", "2026-01-01T00:00:00+00:00")
     assert lineage["columns"]["phone"]["transform"] == {"do": "token"}

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from privacy.errors import ParameterError
+from privacy.errors import DataError, ParameterError
 from privacy.masking.kinds import KINDS
-from privacy.masking.transform import HIDDEN, Column, Transform, apply, candidates
+from privacy.masking.transform import HIDDEN, Column, Transform, apply, candidates, masked
 from privacy.randomness import stream
 
 MASKED = [kind for kind, facts in KINDS.items() if facts.partial]
@@ -83,6 +83,14 @@ def test_shardingsphere_masks_show_short_values_and_ours_do_not() -> None:
         for kind in MASKED:
             if kind not in ("passport",):
                 assert shown(kind, text) == "***"
+
+
+def test_columns_that_are_no_texts() -> None:
+    for values in (pl.Series("c", [[1], [2]]), pl.Series("c", [b"\xff", b"a"])):
+        plan = [Column("c", "phone", Transform("partial"), "c")]
+        with pytest.raises(DataError, match="column c: values of type") as error:
+            masked(plan, values.to_frame(), None, stream(bytes(32)), {})
+        assert "\\xff" not in str(error.value)
 
 
 def test_how_many_values_remain() -> None:
