@@ -5,17 +5,31 @@ from __future__ import annotations
 import getpass
 import json
 import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from client.masking.cli_keys import keys_app, reveal_app
+from client.masking.options import (
+    HERE,
+    EncodingOption,
+    HomeOption,
+    InsideOption,
+    JsonOption,
+    KeysOption,
+    OutOption,
+    PolicyOption,
+    Purpose,
+    PurposeOption,
+    TableArgument,
+    key_ring,
+    prepared,
+    progress_of,
+    store_of,
+)
 from privacy.errors import ConfigError
 from privacy.identifiers import HOME_REGION
 from protos import console
@@ -25,36 +39,8 @@ if TYPE_CHECKING:
 
     from client.masking.keys import KeyRing
     from client.masking.policy import Policy
-    from client.masking.run import Progress
     from client.masking.tables import Table
 
-keys_app = console.new_app("Masking keys: make, rotate, list. Keys are never shown.")
-reveal_app = console.new_app("Turn tokens back: ask, approve, open. Every use is journalled.")
-
-
-class Purpose(StrEnum):
-    """What a masked table is for."""
-
-    DISPLAY = "display"
-    PARTNER_JOIN = "partner_join"
-    RELEASE = "release"
-
-
-TableArgument = Annotated[Path, typer.Argument(help="a .csv, .tsv, .parquet or .duckdb file")]
-PolicyOption = Annotated[Path, typer.Option("--policy", help="the table policy, TOML")]
-PurposeOption = Annotated[Purpose, typer.Option("--purpose", help="what the result is for")]
-KeysOption = Annotated[
-    str | None,
-    typer.Option("--keys", help="file:PATH, env:NAME or keyring:NAME; else the policy's"),
-]
-EncodingOption = Annotated[str, typer.Option("--encoding", help="of a CSV file, such as gb18030")]
-InsideOption = Annotated[str | None, typer.Option("--table", help="which table of a .duckdb file")]
-OutOption = Annotated[Path, typer.Option("--out", help="the file to write, whole or not at all")]
-JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object")]
-HomeOption = Annotated[
-    Path, typer.Option("--home", envvar="TALLYSTICK_HOME", help="this partner's folder")
-]
-HERE = Path("partner")
 SAMPLE = 100_000
 
 
@@ -87,11 +73,11 @@ def mask(
 
     if (out is None) == (preview == 0):
         raise ConfigError("--out", "say where to write, or --preview how many rows to look at")
-    rules, source, ring = _prepared(table, policy, keys, encoding, inside)
+    rules, source, ring = prepared(table, policy, keys, encoding, inside)
     if out is None:
         _preview(rules, source, ring, purpose, preview)
         return
-    with _progress(source) as progress:
+    with progress_of(source) as progress:
         done = run.mask(
             source, rules, purpose.value, out, keys=ring, encrypt=encrypt, randomness=os.urandom,
             progress=progress, actor=getpass.getuser(), now=datetime.now(UTC),
@@ -129,7 +115,7 @@ def scan(
     from privacy.masking.scan import scan as look
     from privacy.masking.scan import together
 
-    source = tables.opened(table, keys=_ring(keys), encoding=encoding, table=inside)
+    source = tables.opened(table, keys=key_ring(keys), encoding=encoding, table=inside)
     if masked or not rows:
         parts = [look(block, region) for block in source.blocks()]
         seen = [together(column) for column in zip(*parts, strict=True)]
@@ -164,7 +150,7 @@ def risk(
     from client.masking import run
     from privacy.masking.transform import candidates
 
-    rules, source, ring = _prepared(table, policy, keys, encoding, inside)
+    rules, source, ring = prepared(table, policy, keys, encoding, inside)
     left: list[list[object]] = []
     for column in rules.for_purpose(purpose.value):
         number = candidates(column.kind, column.transform)
@@ -175,7 +161,7 @@ def risk(
             [column.name, column.kind, rules.columns[column.name].role, column.transform.do, text]
         )
     typer.echo(console.table(["column", "kind", "role", "transform", "values that remain"], left))
-    with _progress(source) as progress:
+    with progress_of(source) as progress:
         before, after, worst = run.risks(
             source, rules, purpose.value, keys=ring, randomness=os.urandom, progress=progress
         )
@@ -205,8 +191,8 @@ def quality(
     """Missing, invalid, outliers, delay, duplicates; exit 1 if a limit is passed."""
     from client.masking import checks
 
-    rules, source, _ = _prepared(table, policy, keys, encoding, inside)
-    with _progress(source) as progress:
+    rules, source, _ = prepared(table, policy, keys, encoding, inside)
+    with progress_of(source) as progress:
         findings = checks.quality(source, rules, datetime.now(UTC).replace(tzinfo=None), progress)
     if as_json:
         plain = [asdict(f) | {"alert": f.alert} for f in findings]
@@ -235,7 +221,7 @@ def dedupe(
     """Merge rows of one person; print the share of repeated rows before and after."""
     from client.masking import checks
 
-    rules, source, _ = _prepared(table, policy, keys, encoding, inside)
+    rules, source, _ = prepared(table, policy, keys, encoding, inside)
     before, after, kept = checks.dedupe(source, rules, out)
     typer.echo(f"repeated rows: {before:.2%} before, {after:.2%} after; {kept} rows into {out}")
 
@@ -255,191 +241,12 @@ def upload(
     partner = Home(home)
     counts = uploads.upload(
         matched.removesuffix(".csv"), platform, policies.load(policy), out, home=partner,
-        store=_store(partner), now=datetime.now(UTC),
+        store=store_of(partner), now=datetime.now(UTC),
     )  # fmt: skip
     typer.echo(
         f"{counts.rows} rows for {platform} into {out}; {counts.people} people in the list,"
         f" {counts.without} without a usable identifier"
     )
-
-
-# ---------------------------------------------------------------------- keys
-
-
-KeysArgument = Annotated[str, typer.Argument(help="file:PATH, env:NAME or keyring:NAME")]
-
-
-@keys_app.command("new")
-def keys_new(where: KeysArgument) -> None:
-    """Make a first key."""
-    from client.masking.keys import KeySource
-
-    ring = KeySource.parse(where).create(os.urandom)
-    typer.echo(f"made key {ring.current.id} in {where}; back it up: tokens are lost without it")
-
-
-@keys_app.command("rotate")
-def keys_rotate(where: KeysArgument) -> None:
-    """Make a new current key; earlier ones stay to open old tokens."""
-    from client.masking.keys import KeySource
-
-    ring = KeySource.parse(where).rotate(os.urandom)
-    typer.echo(f"current key {ring.current.id}; `keys retoken` brings tables to it")
-
-
-@keys_app.command("list")
-def keys_list(where: KeysArgument) -> None:
-    """The ids of the keys, the current one first."""
-    from client.masking.keys import KeySource
-
-    ring = KeySource.parse(where).read()
-    for key_id in [ring.current.id, *(i for i in ring.keys if i != ring.current.id)]:
-        typer.echo(f"{key_id}{'  current' if key_id == ring.current.id else ''}")
-
-
-@keys_app.command("retoken")
-def keys_retoken(
-    table: TableArgument,
-    policy: PolicyOption,
-    out: OutOption,
-    purpose: PurposeOption,
-    keys: KeysOption = None,
-    encoding: EncodingOption = "utf-8",
-) -> None:
-    """Bring a table's tokens to the current key. HMACs have no way back: mask the table again."""
-    from client.masking import policy as policies
-    from client.masking import reveal, tables
-
-    rules = policies.load(policy)
-    ring = _ring(keys, rules, policy)
-    if ring is None:
-        raise ConfigError("key", "retoken needs a key")
-    columns = [c.name for c in rules.for_purpose(purpose.value) if c.transform.do == "token"]
-    if not columns:
-        raise ConfigError("columns", f"no column is a token for {purpose.value}")
-    source = tables.opened(table, keys=ring, encoding=encoding)
-    rows = reveal.retoken(source, rules, out, keys=ring, columns=columns)
-    typer.echo(f"{rows} rows with {', '.join(columns)} under key {ring.current.id} into {out}")
-
-
-# ---------------------------------------------------------------------- reveal
-
-
-@reveal_app.command("new-approver")
-def reveal_new_approver(
-    name: Annotated[str, typer.Argument(help="who will approve")], out: OutOption
-) -> None:
-    """Make an approver's key; print the line for partner.toml."""
-    from client.masking import reveal
-
-    line = reveal.new_approver(name, out, os.urandom)
-    typer.echo(f"made {out}; put this into partner.toml, [masking.approvers]:\n{line}")
-
-
-@reveal_app.command("ask")
-def reveal_ask(
-    table: TableArgument,
-    policy: PolicyOption,
-    out: OutOption,
-    column: Annotated[str, typer.Option(help="whose tokens to turn back")],
-    reason: Annotated[str, typer.Option(help="why, for the approver and the journal")],
-    hours: Annotated[int, typer.Option(min=1, max=720, help="until it expires")] = 24,
-    key_id: Annotated[str | None, typer.Option(help="for FF1: the key it was done with")] = None,
-    keys: KeysOption = None,
-) -> None:
-    """Write a request to turn one column of one table back."""
-    from client.masking import policy as policies
-    from client.masking import reveal, tables
-
-    rules = policies.load(policy)
-    source = tables.opened(table, keys=_ring(keys, rules, policy))
-    request = reveal.ask(
-        source, rules, column, reason, getpass.getuser(), out,
-        hours=hours, now=datetime.now(UTC), randomness=os.urandom, key=key_id,
-    )  # fmt: skip
-    typer.echo(f"wrote {out}; it expires at {request.expires:%Y-%m-%d %H:%M} UTC")
-
-
-@reveal_app.command("approve")
-def reveal_approve(
-    request: Annotated[Path, typer.Argument(help="the request")],
-    name: Annotated[str, typer.Option(help="the approver, as in partner.toml")],
-    key: Annotated[Path, typer.Option(help="the approver's key file")],
-    confirmed: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
-) -> None:
-    """Show a request and sign it."""
-    from client.masking import reveal
-
-    wanted = reveal.load(request)
-    typer.echo(
-        f"{wanted.by} asks for {wanted.column} of table {wanted.table[:16]}: {wanted.reason}"
-    )
-    if not confirmed:
-        typer.confirm("Approve?", abort=True)
-    reveal.approve(request, name, key, datetime.now(UTC))
-    typer.echo(f"approved by {name}")
-
-
-@reveal_app.command("open")
-def reveal_open(
-    table: TableArgument,
-    request: Annotated[Path, typer.Option(help="the approved request")],
-    policy: PolicyOption,
-    out: OutOption,
-    keys: KeysOption = None,
-    home: HomeOption = HERE,
-) -> None:
-    """Turn the column back, once, with a journal entry; needs the key and the approval."""
-    from client.home import Home
-    from client.masking import policy as policies
-    from client.masking import reveal, tables
-
-    rules = policies.load(policy)
-    ring = _ring(keys, rules, policy)
-    if ring is None:
-        raise ConfigError("key", "there is no way back without the key")
-    source = tables.opened(table, keys=ring)
-    partner = Home(home)
-    rows = reveal.reveal(
-        source, rules, request, out, home=partner, store=_store(partner), keys=ring,
-        now=datetime.now(UTC),
-    )  # fmt: skip
-    typer.echo(f"{rows} rows into {out}; it is in the journal")
-
-
-# ---------------------------------------------------------------------- shared
-
-
-def _prepared(
-    table: Path, policy: Path, keys: str | None, encoding: str, inside: str | None
-) -> tuple[Policy, Table, KeyRing | None]:
-    from client.masking import policy as policies
-    from client.masking import tables
-
-    rules = policies.load(policy)
-    ring = _ring(keys, rules, policy)
-    source = tables.opened(table, keys=ring, encoding=encoding, table=inside)
-    rules.check_columns(source.names, table.name)
-    return rules, source, ring
-
-
-def _ring(
-    keys: str | None, rules: Policy | None = None, policy: Path | None = None
-) -> KeyRing | None:
-    from client.masking.keys import KeySource
-
-    if keys is not None:
-        return KeySource.parse(keys).read()
-    if rules is None or policy is None or not rules.key:
-        return None
-    return KeySource.parse(rules.key).at(policy.parent).read()
-
-
-def _store(partner: Any) -> Any:
-    from client.store import Store
-
-    partner.prepare()
-    return Store(partner.database, partner.storage_key(), os.urandom)
 
 
 def _preview(
@@ -471,18 +278,3 @@ def _cell(frame: pl.DataFrame, name: str, row: int) -> str:
     value = frame[name][row]
     text = "(null)" if value is None else str(value).replace("\n", " ")
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-@contextmanager
-def _progress(source: Table) -> Iterator[Progress]:
-    """A bar on a terminal, nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda rows: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("rows", total=source.rows)
-        yield lambda rows: bar.advance(task, rows)

@@ -6,10 +6,7 @@ is there whole or not at all.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import re
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import polars as pl
 
 from client.home import new_private, unfinished
-from client.masking import parquet_keys
+from client.masking import csv_files, parquet_keys
 from client.masking.keys import KeyRing
 from privacy.errors import ConfigError, DataError
 
@@ -27,9 +24,6 @@ if TYPE_CHECKING:
 
 ROWS = 1 << 17
 """Rows of a block."""
-CSV_BLOCK = 1 << 24
-"""Bytes that a row of CSV may have at most, and what is read at once."""
-ENCODINGS = "utf-8, utf-16, gb18030, big5, latin-1 and Python's other names"
 
 
 class Table:
@@ -87,7 +81,9 @@ def opened(
     if suffix == ".parquet":
         return _parquet(path, keys)
     if suffix in (".csv", ".tsv", ".txt"):
-        return _csv(path, encoding, "\t" if suffix == ".tsv" else ",")
+        names, blocks = csv_files.opened(path, encoding, "\t" if suffix == ".tsv" else ",")
+        _check_names(path, names)
+        return Table(path, names, None, blocks)
     if suffix in (".duckdb", ".db"):
         return _duckdb(path, table)
     raise DataError(f"{path.name}: use .csv, .tsv, .parquet or .duckdb")
@@ -157,118 +153,12 @@ def _frame(batch: pa.RecordBatch) -> pl.DataFrame:
     return frame.with_columns(pl.col(dictionaries).cast(pl.String)) if dictionaries else frame
 
 
-# ---------------------------------------------------------------------- CSV
-
-
-def _csv(path: Path, encoding: str, delimiter: str) -> Table:
-    import pyarrow as pa
-    from pyarrow import csv as arrow_csv
-
-    used = _encoding(path, encoding)
-    names = _heading(path, used, delimiter)
-    _check_names(path, names)
-    wrong: list[Any] = []
-
-    def invalid(row: Any) -> str:
-        wrong.append(row)
-        return "error"
-
-    def blocks(columns: list[str] | None) -> Iterator[pl.DataFrame]:
-        chosen = names if columns is None else columns
-        read = arrow_csv.ReadOptions(use_threads=False, block_size=CSV_BLOCK, encoding=used)
-        parse = arrow_csv.ParseOptions(
-            delimiter=delimiter, newlines_in_values=True, invalid_row_handler=invalid
-        )
-        convert = arrow_csv.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.string()), include_columns=chosen,
-            strings_can_be_null=True, null_values=[""], quoted_strings_can_be_null=False,
-        )  # fmt: skip
-        source: Any = None
-        while True:
-            try:
-                if source is None:
-                    source = arrow_csv.open_csv(path, read, parse, convert)
-                batch = source.read_next_batch()
-            except StopIteration:
-                return
-            except (pa.ArrowException, OSError, UnicodeError) as error:
-                raise _csv_error(path, used, delimiter, names, str(error), wrong) from None
-            yield _frame(batch)
-
-    return Table(path, names, None, blocks)
-
-
-def _encoding(path: Path, encoding: str) -> str:
-    """The encoding to use: a byte-order mark has the last word."""
-    import codecs
-
-    try:
-        codecs.lookup(encoding)
-    except LookupError:
-        raise ConfigError("--encoding", f"{encoding} is not known; use {ENCODINGS}") from None
-    with path.open("rb") as file:
-        start = file.read(4)
-    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "utf-16"
-    return "utf-8" if start.startswith(codecs.BOM_UTF8) else encoding
-
-
-def _heading(path: Path, encoding: str, delimiter: str) -> list[str]:
-    csv.field_size_limit(sys.maxsize)
-    try:
-        with path.open(encoding=encoding, errors="surrogateescape", newline="") as file:
-            names = next(csv.reader(file, delimiter=delimiter), None)
-        "".join(names or ()).encode()
-    except (UnicodeError, csv.Error):
-        raise DataError(
-            f"{path.name}: the heading is not {encoding}; say which it is with --encoding"
-        ) from None
-    if not names:
-        raise DataError(f"{path.name}: is empty; the first line must name the columns")
-    return [name.removeprefix("\ufeff") for name in names]
-
-
 def _check_names(path: Path, names: list[str]) -> None:
     for place, name in enumerate(names):
         if name in names[:place]:
             raise DataError(f"{path.name}: two columns are called the same (column {place + 1})")
         if not name.strip():
             raise DataError(f"{path.name}: column {place + 1} has no name in the heading")
-
-
-def _csv_error(
-    path: Path, encoding: str, delimiter: str, names: list[str], message: str, wrong: list[Any]
-) -> DataError:
-    """Which row and column: found by reading the file once more, slowly. Messages of readers quote
-    rows and are not passed on."""
-    if "straddling" in message or "block_size" in message:
-        return DataError(f"{path.name}: a row is longer than {CSV_BLOCK >> 20} MiB")
-    try:
-        with path.open(encoding=encoding, errors="surrogateescape", newline="") as file:
-            lines = csv.reader(file, delimiter=delimiter, strict=True)
-            next(lines)
-            number = 0
-            for number, cells in enumerate(lines, start=1):
-                if cells and len(cells) != len(names):
-                    return DataError(
-                        f"{path.name}: row {number} has {len(cells)} columns, the heading {len(names)}"
-                    )
-                for name, cell in zip(names, cells, strict=False):
-                    if re.search("[\udc80-\udcff]", cell):
-                        return DataError(
-                            f"{path.name}: row {number}, column {name}: is not {encoding};"
-                            " say which encoding it is with --encoding, or mend the row"
-                        )
-    except (csv.Error, UnicodeError):
-        return DataError(
-            f"{path.name}: after row {number}: a quote is not closed, or bytes are missing"
-        )
-    if wrong:
-        row = wrong[0]
-        return DataError(
-            f"{path.name}: a row has {row.actual_columns} columns, the heading {row.expected_columns}"
-        )
-    return DataError(f"{path.name}: is not readable as CSV in {encoding}")
 
 
 # ---------------------------------------------------------------------- DuckDB

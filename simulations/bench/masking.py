@@ -196,11 +196,13 @@ def _whole(folder: Path, rows: int, quick: bool) -> list[Row]:
     if writer is not None:
         writer.close()
     code = (
-        "import json, resource, sys\n"
+        "import json, pathlib, re, resource, sys\n"
         "from client.cli import main\n"
         "try:\n    main()\nfinally:\n"
         "    used = resource.getrusage(resource.RUSAGE_SELF)\n"
-        "    print(json.dumps([used.ru_utime + used.ru_stime, used.ru_maxrss]), file=sys.stderr)\n"
+        "    status = pathlib.Path('/proc/self/status').read_text()\n"  # maxrss would be our own
+        "    peak = int(re.search(r'VmHWM:\\s+(\\d+)', status).group(1))\n"
+        "    print(json.dumps([used.ru_utime + used.ru_stime, peak]), file=sys.stderr)\n"
     )
     key = f"file:{folder / 'masking.key'}"
     for arguments in (

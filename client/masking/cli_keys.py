@@ -1,0 +1,168 @@
+"""``tallystick-partner keys`` and ``reveal``: masking keys, and the one way back from a token."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from client.masking.options import (
+    HERE,
+    EncodingOption,
+    HomeOption,
+    KeysOption,
+    OutOption,
+    PolicyOption,
+    PurposeOption,
+    TableArgument,
+    key_ring,
+    store_of,
+)
+from privacy.errors import ConfigError
+from protos import console
+
+keys_app = console.new_app("Masking keys: make, rotate, list. Keys are never shown.")
+reveal_app = console.new_app("Turn tokens back: ask, approve, open. Every use is journalled.")
+KeysArgument = Annotated[str, typer.Argument(help="file:PATH, env:NAME or keyring:NAME")]
+
+
+@keys_app.command("new")
+def keys_new(where: KeysArgument) -> None:
+    """Make a first key."""
+    from client.masking.keys import KeySource
+
+    ring = KeySource.parse(where).create(os.urandom)
+    typer.echo(f"made key {ring.current.id} in {where}; back it up: tokens are lost without it")
+
+
+@keys_app.command("rotate")
+def keys_rotate(where: KeysArgument) -> None:
+    """Make a new current key; earlier ones stay to open old tokens."""
+    from client.masking.keys import KeySource
+
+    ring = KeySource.parse(where).rotate(os.urandom)
+    typer.echo(f"current key {ring.current.id}; `keys retoken` brings tables to it")
+
+
+@keys_app.command("list")
+def keys_list(where: KeysArgument) -> None:
+    """The ids of the keys, the current one first."""
+    from client.masking.keys import KeySource
+
+    ring = KeySource.parse(where).read()
+    for key_id in [ring.current.id, *(i for i in ring.keys if i != ring.current.id)]:
+        typer.echo(f"{key_id}{'  current' if key_id == ring.current.id else ''}")
+
+
+@keys_app.command("retoken")
+def keys_retoken(
+    table: TableArgument,
+    policy: PolicyOption,
+    out: OutOption,
+    purpose: PurposeOption,
+    keys: KeysOption = None,
+    encoding: EncodingOption = "utf-8",
+) -> None:
+    """Bring a table's tokens to the current key. HMACs have no way back: mask the table again."""
+    from client.masking import policy as policies
+    from client.masking import reveal, tables
+
+    rules = policies.load(policy)
+    ring = key_ring(keys, rules, policy)
+    if ring is None:
+        raise ConfigError("key", "retoken needs a key")
+    columns = [c.name for c in rules.for_purpose(purpose.value) if c.transform.do == "token"]
+    if not columns:
+        raise ConfigError("columns", f"no column is a token for {purpose.value}")
+    source = tables.opened(table, keys=ring, encoding=encoding)
+    rows = reveal.retoken(source, rules, out, keys=ring, columns=columns)
+    typer.echo(f"{rows} rows with {', '.join(columns)} under key {ring.current.id} into {out}")
+
+
+# ---------------------------------------------------------------------- reveal
+
+
+@reveal_app.command("new-approver")
+def reveal_new_approver(
+    name: Annotated[str, typer.Argument(help="who will approve")], out: OutOption
+) -> None:
+    """Make an approver's key; print the line for partner.toml."""
+    from client.masking import reveal
+
+    line = reveal.new_approver(name, out, os.urandom)
+    typer.echo(f"made {out}; put this into partner.toml, [masking.approvers]:\n{line}")
+
+
+@reveal_app.command("ask")
+def reveal_ask(
+    table: TableArgument,
+    policy: PolicyOption,
+    out: OutOption,
+    column: Annotated[str, typer.Option(help="whose tokens to turn back")],
+    reason: Annotated[str, typer.Option(help="why, for the approver and the journal")],
+    hours: Annotated[int, typer.Option(min=1, max=720, help="until it expires")] = 24,
+    key_id: Annotated[str | None, typer.Option(help="for FF1: the key it was done with")] = None,
+    keys: KeysOption = None,
+) -> None:
+    """Write a request to turn one column of one table back."""
+    from client.masking import policy as policies
+    from client.masking import reveal, tables
+
+    rules = policies.load(policy)
+    source = tables.opened(table, keys=key_ring(keys, rules, policy))
+    request = reveal.ask(
+        source, rules, column, reason, getpass.getuser(), out,
+        hours=hours, now=datetime.now(UTC), randomness=os.urandom, key=key_id,
+    )  # fmt: skip
+    typer.echo(f"wrote {out}; it expires at {request.expires:%Y-%m-%d %H:%M} UTC")
+
+
+@reveal_app.command("approve")
+def reveal_approve(
+    request: Annotated[Path, typer.Argument(help="the request")],
+    name: Annotated[str, typer.Option(help="the approver, as in partner.toml")],
+    key: Annotated[Path, typer.Option(help="the approver's key file")],
+    confirmed: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+) -> None:
+    """Show a request and sign it."""
+    from client.masking import reveal
+
+    wanted = reveal.load(request)
+    typer.echo(
+        f"{wanted.by} asks for {wanted.column} of table {wanted.table[:16]}: {wanted.reason}"
+    )
+    if not confirmed:
+        typer.confirm("Approve?", abort=True)
+    reveal.approve(request, name, key, datetime.now(UTC))
+    typer.echo(f"approved by {name}")
+
+
+@reveal_app.command("open")
+def reveal_open(
+    table: TableArgument,
+    request: Annotated[Path, typer.Option(help="the approved request")],
+    policy: PolicyOption,
+    out: OutOption,
+    keys: KeysOption = None,
+    home: HomeOption = HERE,
+) -> None:
+    """Turn the column back, once, with a journal entry; needs the key and the approval."""
+    from client.home import Home
+    from client.masking import policy as policies
+    from client.masking import reveal, tables
+
+    rules = policies.load(policy)
+    ring = key_ring(keys, rules, policy)
+    if ring is None:
+        raise ConfigError("key", "there is no way back without the key")
+    source = tables.opened(table, keys=ring)
+    partner = Home(home)
+    rows = reveal.reveal(
+        source, rules, request, out, home=partner, store=store_of(partner), keys=ring,
+        now=datetime.now(UTC),
+    )  # fmt: skip
+    typer.echo(f"{rows} rows into {out}; it is in the journal")

@@ -1,0 +1,124 @@
+"""CSV in blocks of texts. What is wrong with a file is said with row and column, never with a value."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from privacy.errors import ConfigError, DataError
+
+BLOCK = 1 << 24
+"""Bytes that are read at once, and that a row may have about."""
+ENCODINGS = "utf-8, utf-16, gb18030, big5, latin-1 and Python's other names"
+
+
+Blocks = Callable[[list[str] | None], Iterator[pl.DataFrame]]
+"""Gives the blocks of the columns that it is told, of all for None."""
+
+
+def opened(path: Path, encoding: str, delimiter: str) -> tuple[list[str], Blocks]:
+    """Names of the columns, and their blocks as texts. Raises ConfigError, DataError."""
+    import pyarrow as pa
+    from pyarrow import csv as arrow_csv
+
+    used = _encoding(path, encoding)
+    names = _heading(path, used, delimiter)
+    wrong: list[Any] = []
+
+    def invalid(row: Any) -> str:
+        wrong.append(row)
+        return "error"
+
+    def blocks(columns: list[str] | None) -> Iterator[pl.DataFrame]:
+        chosen = names if columns is None else columns
+        read = arrow_csv.ReadOptions(use_threads=False, block_size=BLOCK, encoding=used)
+        parse = arrow_csv.ParseOptions(
+            delimiter=delimiter, newlines_in_values=True, invalid_row_handler=invalid
+        )
+        convert = arrow_csv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()), include_columns=chosen,
+            strings_can_be_null=True, null_values=[""], quoted_strings_can_be_null=False,
+        )  # fmt: skip
+        source: Any = None
+        while True:
+            try:
+                if source is None:
+                    source = arrow_csv.open_csv(path, read, parse, convert)
+                batch = source.read_next_batch()
+            except StopIteration:
+                return
+            except (pa.ArrowException, OSError, UnicodeError) as error:
+                raise _what_is_wrong(path, used, delimiter, names, str(error), wrong) from None
+            yield pl.DataFrame(batch)
+
+    return names, blocks
+
+
+def _encoding(path: Path, encoding: str) -> str:
+    """The encoding to use: a byte-order mark has the last word."""
+    try:
+        codecs.lookup(encoding)
+    except LookupError:
+        raise ConfigError("--encoding", f"{encoding} is not known; use {ENCODINGS}") from None
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    return "utf-8" if start.startswith(codecs.BOM_UTF8) else encoding
+
+
+def _heading(path: Path, encoding: str, delimiter: str) -> list[str]:
+    csv.field_size_limit(sys.maxsize)
+    try:
+        with path.open(encoding=encoding, errors="surrogateescape", newline="") as file:
+            names = next(csv.reader(file, delimiter=delimiter), None)
+        "".join(names or ()).encode()
+    except (UnicodeError, csv.Error):
+        raise DataError(
+            f"{path.name}: the heading is not {encoding}; say which it is with --encoding"
+        ) from None
+    if not names:
+        raise DataError(f"{path.name}: is empty; the first line must name the columns")
+    return [name.removeprefix("\ufeff") for name in names]
+
+
+def _what_is_wrong(
+    path: Path, encoding: str, delimiter: str, names: list[str], message: str, wrong: list[Any]
+) -> DataError:
+    """Which row and column: found by reading the file once more, slowly. Messages of readers quote
+    rows and are not passed on."""
+    if "straddling" in message or "block_size" in message:
+        return DataError(f"{path.name}: a row is longer than {BLOCK >> 20} MiB")
+    try:
+        with path.open(encoding=encoding, errors="surrogateescape", newline="") as file:
+            lines = csv.reader(file, delimiter=delimiter, strict=True)
+            next(lines)
+            number = 0
+            for number, cells in enumerate(lines, start=1):
+                if cells and len(cells) != len(names):
+                    return DataError(
+                        f"{path.name}: row {number} has {len(cells)} columns, the heading {len(names)}"
+                    )
+                for name, cell in zip(names, cells, strict=False):
+                    if re.search("[\udc80-\udcff]", cell):
+                        return DataError(
+                            f"{path.name}: row {number}, column {name}: is not {encoding};"
+                            " say which encoding it is with --encoding, or mend the row"
+                        )
+    except (csv.Error, UnicodeError):
+        return DataError(
+            f"{path.name}: after row {number}: a quote is not closed, or bytes are missing"
+        )
+    if wrong:
+        row = wrong[0]
+        return DataError(
+            f"{path.name}: a row has {row.actual_columns} columns, the heading {row.expected_columns}"
+        )
+    return DataError(f"{path.name}: is not readable as CSV in {encoding}")

@@ -1,0 +1,96 @@
+"""What the masking commands share: their options, and how a table, a policy and keys are opened."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from client.home import Home
+    from client.masking.keys import KeyRing
+    from client.masking.policy import Policy
+    from client.masking.run import Progress
+    from client.masking.tables import Table
+    from client.store import Store
+
+
+class Purpose(StrEnum):
+    """What a masked table is for."""
+
+    DISPLAY = "display"
+    PARTNER_JOIN = "partner_join"
+    RELEASE = "release"
+
+
+TableArgument = Annotated[Path, typer.Argument(help="a .csv, .tsv, .parquet or .duckdb file")]
+PolicyOption = Annotated[Path, typer.Option("--policy", help="the table policy, TOML")]
+PurposeOption = Annotated[Purpose, typer.Option("--purpose", help="what the result is for")]
+KeysOption = Annotated[
+    str | None,
+    typer.Option("--keys", help="file:PATH, env:NAME or keyring:NAME; else the policy's"),
+]
+EncodingOption = Annotated[str, typer.Option("--encoding", help="of a CSV file, such as gb18030")]
+InsideOption = Annotated[str | None, typer.Option("--table", help="which table of a .duckdb file")]
+OutOption = Annotated[Path, typer.Option("--out", help="the file to write, whole or not at all")]
+JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object")]
+HomeOption = Annotated[
+    Path, typer.Option("--home", envvar="TALLYSTICK_HOME", help="this partner's folder")
+]
+HERE = Path("partner")
+
+
+def prepared(
+    table: Path, policy: Path, keys: str | None, encoding: str, inside: str | None
+) -> tuple[Policy, Table, KeyRing | None]:
+    """The policy, the table that it is for, and its keys. Raises ConfigError, DataError."""
+    from client.masking import policy as policies
+    from client.masking import tables
+
+    rules = policies.load(policy)
+    ring = key_ring(keys, rules, policy)
+    source = tables.opened(table, keys=ring, encoding=encoding, table=inside)
+    rules.check_columns(source.names, table.name)
+    return rules, source, ring
+
+
+def key_ring(
+    keys: str | None, rules: Policy | None = None, policy: Path | None = None
+) -> KeyRing | None:
+    """Keys named on the command line, or else in the policy; None if nowhere. Raises ConfigError."""
+    from client.masking.keys import KeySource
+
+    if keys is not None:
+        return KeySource.parse(keys).read()
+    if rules is None or policy is None or not rules.key:
+        return None
+    return KeySource.parse(rules.key).at(policy.parent).read()
+
+
+def store_of(partner: Home) -> Store:
+    """A partner's database, also before its first job. Raises ConfigError."""
+    from client.store import Store
+
+    partner.prepare()
+    return Store(partner.database, partner.storage_key(), os.urandom)
+
+
+@contextmanager
+def progress_of(source: Table) -> Iterator[Progress]:
+    """A bar on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda rows: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("rows", total=source.rows)
+        yield lambda rows: bar.advance(task, rows)
