@@ -105,12 +105,15 @@ def _written(slot: str, value: str, how: int) -> str:
     if slot == "phone":
         a, b, c = value[:3], value[3:7], value[7:]
         wide = "".join(chr(ord(d) + 0xFEE0) for d in value)
-        return (value, value, value, f"{a} {b} {c}", f"{a}-{b}-{c}", f"+86 {value}",
-                f"+86{value}", f"86-{value}", wide)[how % 9]  # fmt: skip
+        return (value, value, value, value, f"{a} {b} {c}", f"{a}-{b}-{c}", f"+86 {value}", f"+86{value}",
+                f"86-{value}", wide, f"{a} {b}{c}", f"+86-{a}-{b}-{c}", f"(+86){value}", f"0086{value}",
+                f"{a}.{b}.{c}", f"{value[:4]} {value[4:7]} {c}", f"{value[:5]}-{value[5:8]}-{value[8:]}",
+                f"{a}\u00a0{b}\u00a0{c}")[how % 18]  # fmt: skip
     if slot == "us":
         a, b, c = value.split("-")
-        return (value, value, f"({a}) {b}-{c}", f"{a}.{b}.{c}", f"+1 {a} {b} {c}", f"+1-{value}",
-                f"1 {a} {b} {c}", a + b + c, f"+1{a}{b}{c}")[how % 9]  # fmt: skip
+        return (value, value, value, f"({a}) {b}-{c}", f"{a}.{b}.{c}", f"+1 {a} {b} {c}", f"+1-{value}",
+                f"1 {a} {b} {c}", a + b + c, f"+1{a}{b}{c}", f"({a}){b}-{c}", f"1-{value}",
+                f"+1 ({a}) {b}-{c}", f"{a}/{b}-{c}", f"{a} {b}-{c}", f"{value} x12")[how % 16]  # fmt: skip
     if slot == "id_card":
         old = value[:6] + value[8:17]
         spaced = f"{value[:6]} {value[6:14]} {value[14:]}"

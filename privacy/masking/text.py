@@ -75,9 +75,16 @@ def _issued(values: pl.Series) -> pl.Series:
     return valid & ~digits.str.contains(f"^(?:{_ID})$")
 
 
+def _long_enough(values: pl.Series) -> pl.Series:
+    """Which have the eight to fifteen digits of an international number, whether it exists or not."""
+    digits = values.str.replace_all("[^0-9]", "").str.len_bytes()
+    return (digits >= 8) & (digits <= 15)
+
+
 def _american(values: pl.Series) -> pl.Series:
-    """Which ten digits are a number of North America that can exist."""
-    digits = values.str.replace_all("[^0-9]", "").str.tail(10)
+    """Which ten digits are a number of North America that can exist: nothing else shows that they are one
+    where no sign stands between them."""
+    digits = values.str.replace("[xe].*$", "").str.replace_all("[^0-9]", "").str.tail(10)
     return phone.decided("+1" + digits, "US").is_not_null()
 
 
@@ -94,18 +101,28 @@ _ID = (
 _IBAN = r"[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?"
 _USCC = "[1-9ANY][1-9][0-9]{6}[0-9A-HJ-NPQRTUWXY]{10}"
 _CARD = (
-    r"[2-6][0-9]{3}(?:[ -]?[0-9]{4}){2}[ -]?[0-9]{2,7}"
+    r"[1-6][0-9]{3}(?:[ -]?[0-9]{4}){2}(?:[ -]?[0-9]{1,7})?"
     r"|3[0-9]{3}[ -]?[0-9]{6}[ -]?[0-9]{4,5}"
 )
 _ISSUED = (
-    "^(?:62[0-9]{14,17}|4[0-9]{15}|4[0-9]{18}|5[1-5][0-9]{14}|2[2-7][0-9]{14}|3[47][0-9]{13}"
+    "^(?:62[0-9]{14,17}|4[0-9]{12}|4[0-9]{15}|4[0-9]{18}|(?:1800|2131)[0-9]{11}"
+    "|(?:50(?:18|20|38)|5893|6304|676[1-3]|6759)[0-9]{8,15}|5[1-5][0-9]{14}|2[2-7][0-9]{14}|3[47][0-9]{13}"
     "|35[0-9]{14}|3(?:0[0-5]|[68][0-9])[0-9]{11}|6(?:011|5[0-9]{2}|4[4-9][0-9])[0-9]{12})$"
 )
-"""Beginnings and lengths of UnionPay, Visa, Mastercard, American Express, JCB, Diners, Discover."""
-_MOBILE = rf"(?:(?:\+|00)?86{_GAP})?1[3-9][0-9]{_GAP}[0-9]{{4}}{_GAP}[0-9]{{4}}"
+"""Beginnings and lengths of UnionPay, Visa, JCB, Maestro, Mastercard, American Express, Diners, Discover."""
+_SPACE = "[ .\u00a0-]?"
+_MOBILE = (
+    rf"(?:\(?(?:\+|00)?86\)?{_SPACE})?1[3-9][0-9](?:{_SPACE}[0-9]{{4}}{_SPACE}[0-9]{{4}}"
+    rf"|[0-9]{_SPACE}[0-9]{{3}}{_SPACE}[0-9]{{4}}|[0-9]{{2}}{_SPACE}[0-9]{{3}}{_SPACE}[0-9]{{3}})"
+)
 _LANDLINE = r"(?:\(?0[1-9][0-9]{1,2}\)?[ -]?)[2-8][0-9]{6,7}(?:(?:-|转)[0-9]{1,5})?"
-_US = r"(?:\+?1[ .-]?)?\(?[2-9][0-9]{2}\)?[ .-]?[2-9][0-9]{2}[ .-]?[0-9]{4}"
-_ABROAD = r"(?:\+|00)[1-9][0-9]{0,2}(?:[ .-]?\(?[0-9]{1,5}\)?){2,5}"
+_EXTENSION = r"(?: ?(?:x|ext\.?) ?[0-9]{1,6})?"
+_US = rf"(?:(?:\+?1|001)[ .-]?)?\(?[2-9][0-9]{{2}}\)?[ ./-]?[2-9][0-9]{{2}}[ .-]?[0-9]{{4}}{_EXTENSION}"
+_US_WRITTEN = (
+    r"(?:(?:\+?1|001)[ .-]?)?(?:\([2-9][0-9]{2}\) ?|[2-9][0-9]{2}[ ./-])[0-9]{3}[ .-][0-9]{4}"
+    rf"{_EXTENSION}"
+)
+_REST = r"[1-9][0-9]{0,2}(?:[ .-]?\(?[0-9]{1,5}\)?){2,5}"
 
 PATTERNS: tuple[Pattern, ...] = (
     Pattern("email", _EMAIL, "@", anywhere=True),
@@ -115,8 +132,10 @@ PATTERNS: tuple[Pattern, ...] = (
     Pattern("bank_card", _CARD, "[0-9]{4}", _issued, touching=True),
     Pattern("phone", _MOBILE, "[0-9]{4}", touching=True),
     Pattern("phone", _LANDLINE, "0[0-9]{2}"),
+    Pattern("phone", _US_WRITTEN, "[ .-][0-9]{4}"),
     Pattern("phone", _US, "[0-9]{4}", _american),
-    Pattern("phone", _ABROAD, r"\+[0-9]|00[1-9]", _valid(phone.normalise)),
+    Pattern("phone", rf"\+{_REST}", r"\+[0-9]", _long_enough),
+    Pattern("phone", f"00{_REST}", "00[1-9]", _valid(phone.normalise)),
     Pattern("plate", documents.PLATE, "[A-Z][A-Z0-9]{4}"),
     Pattern("passport", "[EGDSPHM][0-9]{8}|E[A-HJ-NP-Z][0-9]{7}", "[0-9]{7}"),
     Pattern("ip", r"(?:[0-9]{1,3}\.){3}[0-9]{1,3}", r"[0-9]\.[0-9]", _valid(documents.ip)),

@@ -60,6 +60,7 @@ def mask(data: Path | None, quick: bool, peer_python: Path | None = None) -> lis
             *_whole(folder, 200_000 if quick else 10_000_000, quick),
             *vectors.rows(data),
             *_found(4_000 if quick else 40_000, folder, peer_python),
+            *_strange(folder, peer_python),
         ]
 
 
@@ -255,6 +256,25 @@ def _found(rows: int, folder: Path, peer: Path | None) -> list[Row]:
             at_least(case, "recall", recall, "", least, shown[0]),
             at_least(case, "precision", precision, "", exact, shown[1]),
         ]
+    return result
+
+
+def _strange(folder: Path, peer: Path | None) -> list[Row]:
+    """Values that Faker makes, in one sentence each: how many leave no trace in the redacted text."""
+    if peer is None:
+        return []
+    found = _peer(peer, "values", folder / "values.json")
+    frames: dict[tuple[str, str], list[str]] = {}
+    for kind, locale, value in json.loads((folder / "values.json").read_text()):
+        frames.setdefault((kind, locale), []).append(value)
+    result = []
+    for (kind, locale), values in frames.items():
+        sentence = "联系方式{}，谢谢" if locale == "zh_CN" else "Contact: {}, thanks."
+        notes = pl.Series([sentence.format(value) for value in values])
+        made = text.redacted(notes).text.to_list()
+        hidden = sum(value not in note for value, note in zip(values, made, strict=True))
+        case = f"Faker {found['version']}, {locale}: {kind}"
+        result.append(Row(case, "hidden", hidden / len(values)))
     return result
 
 
