@@ -100,7 +100,10 @@ class KeySource:
         if self.scheme == "keyring":
             _keyring().set_password(SERVICE, self.name, text)
             return
-        write_private(Path(self.name), text.encode())
+        try:
+            write_private(Path(self.name), text.encode())
+        except OSError as error:
+            raise ConfigError(str(self), f"cannot be written: {error.strerror}") from None
 
 
 class _Ring:

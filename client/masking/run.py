@@ -126,8 +126,14 @@ def _released(
             progress(len(block))
             yield block
 
-    with _beside(written(), [*quasi, *sensitive], folder) as frame:
+    safe = policy.names("safe", "release")
+    with _beside(written(), [*quasi, *sensitive, *safe], folder) as frame:
         found = risk.measure(frame, quasi, sensitive, policy.release.k)
+        for name in risk.nearly_unique(frame, safe):
+            raise ReleaseRefused(
+                f"column {name} is called safe, but most rows have a value of their own;"
+                " call it quasi or direct, generalise it or suppress it"
+            )
         thin = [n for n, least in found.diversity.items() if least < policy.release.l]
         if found.rows and found.k < policy.release.k:
             worst = risk.culprits(frame, quasi, policy.release.k, found)

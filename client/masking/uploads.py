@@ -72,10 +72,8 @@ def upload(
     counts = Uploaded(people=len(people))
     digest, size = hashlib.sha256(), 0
     with written(out) as file:
-        lines = _lines(
-            table.blocks([source.person, *fields]), source.person, people, fields, wanted, policy.region,
-            counts,
-        )  # fmt: skip
+        blocks = table.blocks(list(dict.fromkeys([source.person, *fields])))
+        lines = _lines(blocks, source.person, people, fields, wanted, policy.region, counts)
         for line in lines:
             file.write(line)
             digest.update(line)

@@ -59,6 +59,17 @@ def measure(
     )
 
 
+def nearly_unique(table: pl.LazyFrame, columns: Sequence[str]) -> list[str]:
+    """Columns in which more than half of the values stand alone: whatever they are called, each points at
+    a row."""
+    if not columns:
+        return []
+    shares = table.select(
+        pl.len().alias("rows"), *(pl.col(name).is_unique().sum().alias(f"u/{name}") for name in columns)
+    ).collect(engine="streaming").row(0, named=True)  # fmt: skip
+    return [name for name in columns if shares[f"u/{name}"] * 2 > shares["rows"] > 1]
+
+
 def culprits(
     table: pl.LazyFrame, quasi: Sequence[str], threshold: int, now: Risk
 ) -> list[tuple[str, float]]:

@@ -88,6 +88,11 @@ def test_errors_never_hold_the_key(tmp_path: Path, ring: Memory) -> None:
         KeySource("keyring", "mask").read()
 
 
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be written: No such file or directory"):
+        KeySource("file", str(tmp_path / "no" / "k")).create(RANDOM)
+
+
 @pytest.mark.parametrize("text", ["", "file", "file:", "masking.key", "ftp:x"])
 def test_sources_that_are_none(text: str) -> None:
     with pytest.raises(ParameterError, match="file:PATH"):

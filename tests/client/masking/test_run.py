@@ -109,6 +109,7 @@ def test_a_release_over_the_threshold(place: Path) -> None:
     [
         (('"10-year" }', '"month" }'), "generalise or suppress birth_date"),
         (("k = 5", "k = 500"), "500 are needed"),
+        (('role = "safe"', 'role = "safe"\nrelease = "keep"'), "column updated is called safe"),
         (("l = 2", "l = 900"), "amount has fewer than 900 values"),
     ],
 )  # fmt: skip
