@@ -55,8 +55,6 @@ _NOTES = (
     "VIP, prefers WeChat, no calls.",
 )
 
-Texts = NDArray[np.object_]
-
 
 def blocks(
     rows: int, seed: int, *, dirt: float = 0.05, size: int = 500_000

@@ -68,6 +68,8 @@ def upload(
         raise ConfigError("data.source", "uploads read files; export the table first")
     table = opened(Path(source.location), table=source.table)
     policy.check_columns(table.names, table.path.name)
+    if source.person not in table.names:
+        raise ConfigError("data.person", f"{table.path.name} has no column {source.person}")
     people = _list(home, name)
     counts = Uploaded(people=len(people))
     digest, size = hashlib.sha256(), 0

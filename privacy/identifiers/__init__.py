@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 Normaliser = Callable[["pl.Series"], "pl.Series"]
 HOME_REGION = "CN"
 """Region of telephone numbers that are written without a country code, where nobody names another."""
-JOINABLE = ("email", "phone", "id_card", "device_id", "hashed")
-"""Kinds that a contract can name for matching."""
 
 
 def normalisers() -> dict[str, Normaliser]:

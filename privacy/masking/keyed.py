@@ -24,7 +24,6 @@ from privacy.identifiers.text import matrix, put
 from privacy.masking import ff1
 
 KEY_BYTES = 32
-ID_LENGTH = 8
 
 
 class MasterKey:

@@ -20,7 +20,9 @@ from privacy.identifiers import (
     numbering,
     phone,
 )
+from privacy.identifiers.platforms import PROFILES
 from privacy.identifiers.text import by_value, luhn, matrix
+from protos.alliance import PLATFORMS
 from simulations.bench import vectors
 from tests.conftest import shared
 
@@ -243,6 +245,10 @@ def test_single_value_rules_see_each_value_once() -> None:
 
     assert by_value(pl.Series(["a", None, "a", "b"]), upper).to_list() == ["A", None, "A", "B"]
     assert sorted(seen) == ["a", "b"]
+
+
+def test_contracts_know_the_platforms_that_there_are() -> None:
+    assert set(PLATFORMS) == set(PROFILES)
 
 
 @pytest.mark.parametrize("name", vectors.NAMES)
