@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import polars as pl
 
@@ -31,7 +31,9 @@ WHOLE = (
 LEAST = 0.5
 """Share of a column's values that must be of a kind."""
 TRACE = 1e-4
-"""Share of values with personal data in them from which text is called unmasked."""
+"""Share of values with personal data in them from which text is called unmasked; of kinds that are never
+met by chance a single one is enough."""
+CERTAIN = ("email", "id_card", "iban")
 _SURNAMES = (
     "王李张刘陈杨黄赵吴周徐孙马朱胡郭何林高罗郑梁谢宋唐许韩邓冯曹彭曾肖萧田董潘袁蔡蒋余于杜叶程魏苏吕丁任卢"
     "姚沈钟姜崔谭陆范汪廖石金韦贾夏付傅方邹熊白孟秦邱侯江尹薛闫雷龙黎史陶贺毛郝顾龚邵万覃武钱戴严莫孔向常汤"
@@ -114,22 +116,37 @@ def column(values: pl.Series, region: str = HOME_REGION) -> Seen:
         return Seen(name, "", 0, 0, 0.0, 1.0, None, ())
     if bool(held.str.contains(_HASHED.pattern).all()):
         return _plain(name, held, "token")
-    masked = held.str.contains(_MASKED)
-    if bool(masked.any()):
-        if int(masked.sum()) >= LEAST * len(held) and bool(
-            held.str.contains(f"^(?:{_MASKED})$").any()
-        ):
-            return _text(name, held.str.replace_all(_MASKED, " "), "masked")
-        held = held.str.replace_all(_MASKED, " ")
+    whole = held.str.contains(f"^(?:{_MASKED})$")
+    if int(whole.sum()) >= LEAST * len(held):
+        return _masked(name, held, held.filter(~whole), region)
+    held = held.str.replace_all(_MASKED, " ")
+    best, found = _best(name, held, region)
+    return _known(name, best, held, found) if best else _text(name, held)
+
+
+def _best(name: str, held: pl.Series, region: str) -> tuple[str, pl.Series]:
+    """The kind that most of the values are of, and those values; ``""`` if there is none."""
     best, found = "", held.clear()
     for kind in WHOLE:
         fitting = _of_kind(kind, held, name, region)
         count = len(fitting) - fitting.null_count()
         if count >= LEAST * len(held) and count > 1.02 * (len(found) - found.null_count()):
             best, found = kind, fitting
-    if best:
-        return _known(name, best, held, found)
-    return _text(name, held)
+    return best, found
+
+
+def _masked(name: str, held: pl.Series, rest: pl.Series, region: str) -> Seen:
+    """A masked column; ``rest`` are the values that no mask of ours has made."""
+    seen = _text(name, held.str.replace_all(_MASKED, " "), "masked")
+    if not len(rest):
+        return seen
+    kind, found = _best(name, rest, region)
+    if not kind:
+        return seen
+    count = len(found) - found.null_count()
+    inside = {**seen.inside, kind: max(count, seen.inside.get(kind, 0))}
+    shown = (*seen.examples, *examples(kind, found, 1))[:3]
+    return replace(seen, inside=inside, examples=shown, unmasked=True)
 
 
 def _of_kind(kind: str, values: pl.Series, heading: str, region: str) -> pl.Series:
@@ -215,7 +232,7 @@ def _text(name: str, held: pl.Series, kind: str = "") -> Seen:
     shown: list[str] = []
     for found, frame in hits.items():
         shown += examples(found, KINDS[found].canonical(frame["text"].head(20)), 1)
-    exposed = len(rows) > TRACE * len(held)
+    exposed = len(rows) > TRACE * len(held) or any(kind in inside for kind in CERTAIN)
     return Seen(
         name, kind, len(held), len(rows), low, high, None, tuple(shown[:3]), inside, exposed
     )

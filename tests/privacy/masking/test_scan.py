@@ -66,10 +66,17 @@ def test_masked_tables_hold_nothing_unmasked_and_a_leak_is_found() -> None:
     assert [s.column for s in scan.scan(made) if s.unmasked] == []
     for name, leak in (
         ("note", "请联系13812341234"), ("phone", "13812341234"), ("id_card", "11010519491231002X"),
-        ("name", "mail me: a.b@example.com"),
+        ("name", "mail me: a.b@example.com"), ("name", "张三丰"),
     ):  # fmt: skip
         leaky = made[name].clone().scatter([7, 8], leak)
         assert scan.column(leaky).unmasked, name
+
+
+def test_one_address_among_a_hundred_thousand_values() -> None:
+    values = pl.Series("note", ["nothing to see here, really nothing"] * 100_000)
+    assert not scan.column(values).unmasked
+    values[77_777] = "write to a.b@example.com"
+    assert scan.column(values).unmasked
 
 
 def test_tokens_and_blocks() -> None:
