@@ -18,7 +18,7 @@ from privacy.identifiers import (
     person_name,
     phone,
 )
-from privacy.identifiers.text import cleaned
+from privacy.identifiers.text import cleaned, keep
 from privacy.masking import partial
 
 Column = Callable[[pl.Series], pl.Series]
@@ -39,6 +39,12 @@ class Kind:
     identifies: bool = True
 
 
+def _number(values: pl.Series) -> pl.Series:
+    """Texts that spell a finite number, as they are written."""
+    text = cleaned(values)
+    return keep(text, text.cast(pl.Float64, strict=False).is_finite())
+
+
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
@@ -56,7 +62,7 @@ KINDS: dict[str, Kind] = {
         Kind("device_id", device.normalise, partial.device_id, 1e10),
         Kind("plate", documents.plate, partial.plate, 33.0**4),
         Kind("text", lambda values: values.cast(pl.String), identifies=False),
-        Kind("number", cleaned, identifies=False),
+        Kind("number", _number, identifies=False),
         Kind("category", cleaned, identifies=False),
     )
 }

@@ -112,7 +112,7 @@ def test_quality_by_hand() -> None:
             pl.DataFrame(
                 {
                     "phone": ["13812341234", "", None, "12", "13912341234"],
-                    "spend": ["1", "2", "3", "1000", None],
+                    "spend": ["1", "2", "3", "1000", "a lot"],
                     "seen": [
                         "2026-01-01 08:00:00",
                         "2026-01-01T09:00:00Z",
@@ -130,7 +130,8 @@ def test_quality_by_hand() -> None:
     assert found["delay", "seen"].value == pytest.approx(3.0)
     assert found["duplicates", ""].alert
     assert found["delay", "seen"].alert
-    assert not found["missing", "spend"].value > 0.2
+    assert found["missing", "spend"].value == 0
+    assert found["invalid", "spend"].value == pytest.approx(0.2)
     assert quality.fences(pl.Series([1, 2, 3, 4, 5])) == (-1.0, 7.0)
     assert quality.fences(pl.Series([1, 1, 1, 1, 9])) is None
 
