@@ -16,9 +16,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from privacy.errors import ParameterError
-from privacy.identifiers import HOME_REGION
+from privacy.identifiers import HOME_REGION, person_name
 from privacy.masking.kinds import canonical as canonical_of
-from privacy.masking.kinds import full_name
 
 LARGEST_BLOCK = 200
 """Rows that share a value beyond this share a placeholder, not a person: such a value joins nobody."""
@@ -42,7 +41,7 @@ class Rule:
 
 def groups(table: pl.DataFrame, rule: Rule) -> Groups:
     """For each row the first row of its person, (n,)."""
-    names = full_name(table[rule.name].cast(pl.String)).to_list() if rule.name else None
+    names = person_name.normalise(table[rule.name].cast(pl.String)).to_list() if rule.name else None
     parts = [np.empty((0, 2), np.int64)]
     for column, kind in rule.keys.items():
         canonical = canonical_of(kind, table[column], rule.region)

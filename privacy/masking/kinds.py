@@ -29,7 +29,8 @@ class Kind:
     """``canonical``: one text for equal values, null for invalid ones. ``partial``: what a person may
     see of canonical values, null where the form does not fit; None where there is no such mask.
     ``left``: what that mask hides, as a number of values, None where nobody can say. ``checksum``:
-    whether a value proves itself. ``identifies``: one person, alone."""
+    whether a value proves itself. ``identifies``: one person, alone. ``join``: what an HMAC is made of, where it says less than the
+    canonical text, from which a token must come back."""
 
     name: str
     canonical: Column
@@ -37,6 +38,7 @@ class Kind:
     left: float | None = None
     checksum: bool = False
     identifies: bool = True
+    join: Column | None = None
 
 
 def _number(values: pl.Series) -> pl.Series:
@@ -48,7 +50,7 @@ def _number(values: pl.Series) -> pl.Series:
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
-        Kind("name", cleaned, partial.name),
+        Kind("name", cleaned, partial.name, join=person_name.normalise),
         Kind("email", email.normalise, partial.email),
         Kind("phone", phone.normalise, partial.phone, 1e4),
         Kind("id_card", id_card.normalise, partial.id_card, 999, checksum=True),
@@ -82,8 +84,3 @@ def canonical(kind_name: str, values: pl.Series, region: str) -> pl.Series:
     if kind_name == "phone":
         return phone.normalise(values, region)
     return kind(kind_name).canonical(values)
-
-
-def full_name(values: pl.Series) -> pl.Series:
-    """Names for comparison: titles out, one case."""
-    return person_name.normalise(values)

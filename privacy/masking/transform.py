@@ -130,7 +130,8 @@ def _masked(column: Column, values: pl.Series, key: keyed.MasterKey | None) -> p
     if key is None:
         raise ParameterError(f"{transform.do} of {column.name} needs a key")
     if transform.do == "hmac":
-        return keyed.hmacs(canonical, key, column.domain)
+        joined = kind.join(values) if kind.join else canonical
+        return keyed.hmacs(joined, key, column.domain)
     if transform.do == "token":
         return keyed.tokens(canonical, key, column.domain)
     return keyed.enciphered(canonical, key, column.domain)

@@ -116,6 +116,18 @@ def test_digits_enciphered_keep_their_form() -> None:
     assert back.to_list() == [*values[:2], None, None, values[4]]
 
 
+def test_names_join_however_they_are_written() -> None:
+    values = pl.Series(["John Smith", "Dr. john  SMITH, Jr.", "张三", "张 三先生", "12"])
+    made, counts = apply(
+        Column("n", "name", Transform("hmac"), "n"), values, KEY, stream(bytes(32))
+    )
+    assert made[0] == made[1] != made[2]
+    assert made[2] == made[3]
+    assert (made[4], counts.invalid) == (None, 1)
+    token, _ = apply(Column("n", "name", Transform("token"), "n"), values, KEY, stream(bytes(32)))
+    assert opened(token, {KEY.id: KEY}, "n")[0] == "John Smith"
+
+
 def test_keys_do_not_show_themselves() -> None:
     secret = bytes(range(32))
     key = MasterKey(secret)
