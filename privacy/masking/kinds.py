@@ -29,8 +29,8 @@ class Kind:
     """``canonical``: one text for equal values, null for invalid ones. ``partial``: what a person may
     see of canonical values, null where the form does not fit; None where there is no such mask.
     ``left``: what that mask hides, as a number of values, None where nobody can say. ``checksum``:
-    whether a value proves itself. ``identifies``: one person, alone. ``join``: what an HMAC is made of, where it says less than the
-    canonical text, from which a token must come back."""
+    whether a value proves itself. ``identifies``: one person, alone. ``join``: what an HMAC is made of,
+    where it says less than the canonical text, from which a token must come back."""
 
     name: str
     canonical: Column
