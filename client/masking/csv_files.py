@@ -96,11 +96,11 @@ def _what_is_wrong(
     rows and are not passed on."""
     if "straddling" in message or "block_size" in message:
         return DataError(f"{path.name}: a row is longer than {BLOCK >> 20} MiB")
+    number = 0
     try:
         with path.open(encoding=encoding, errors="surrogateescape", newline="") as file:
             lines = csv.reader(file, delimiter=delimiter, strict=True)
             next(lines)
-            number = 0
             for number, cells in enumerate(lines, start=1):
                 if cells and len(cells) != len(names):
                     return DataError(

@@ -27,7 +27,6 @@ from client.masking.keys import KeySource
 from privacy.errors import ConfigError, ParameterError
 from privacy.identifiers import HOME_REGION
 from privacy.identifiers.numbering import plan_of
-from privacy.identifiers.platforms import PROFILES
 from privacy.masking.duplicates import Rule
 from privacy.masking.kinds import kind as kind_of
 from privacy.masking.transform import KEYED, Column, Transform
@@ -36,7 +35,11 @@ from protos.toml import Strict, build, canonical, read_toml
 Purpose = Literal["display", "partner_join", "platform_upload", "release"]
 PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 Role = Literal["direct", "quasi", "sensitive", "safe"]
-UPLOADABLE = tuple(sorted({name for profile in PROFILES.values() for name in profile.fields}))
+UPLOADABLE = {
+    "email": "email", "phone": "phone", "device_id": "device_id", "given_name": "name",
+    "family_name": "name", "country": "category", "postal_code": "category",
+}  # fmt: skip
+"""Fields of platforms, and the kind of column that each is."""
 
 
 class How(Strict):
@@ -97,8 +100,11 @@ class ColumnRule(Strict):
                 )
             if self.kind == "text" and self.release.do != "suppress":
                 raise ValueError("release: free text cannot be released; suppress it")
-        if self.platform_upload is not None and self.platform_upload not in UPLOADABLE:
-            raise ValueError(f"platform_upload: is one of {', '.join(UPLOADABLE)}")
+        if self.platform_upload is not None:
+            if self.platform_upload not in UPLOADABLE:
+                raise ValueError(f"platform_upload: is one of {', '.join(UPLOADABLE)}")
+            if UPLOADABLE[self.platform_upload] != self.kind:
+                raise ValueError(f"platform_upload: a {self.kind} is no {self.platform_upload}")
         return self
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from client.masking import policy as policies
 from privacy.errors import ConfigError
+from privacy.identifiers.platforms import PROFILES
 from tests.client.masking.conftest import POLICY
 
 
@@ -49,6 +50,8 @@ def column(**settings: str) -> str:
         (column(kind='"text"', role='"sensitive"', display='"keep"'), "columns.c", "may hold anything"),
         (column(kind='"text"', role='"sensitive"', display='"hmac"'), "columns.c", "free text"),
         (column(platform_upload='"shoe"'), "columns.c", "platform_upload"),
+        (column(platform_upload='"email"'), "columns.c", "a phone is no email"),
+        (column(kind='"name"', display='"redact"'), "columns.c", "redact is for text"),
         (column(mask='"partial"'), "columns.c.mask", "unknown key"),
         ('version = 1\nname = "t"\ncolumns = {}\n', "columns", "at least 1"),
         (column() + '[duplicates]\nkeys = ["phone"]\n', "", "columns.phone is used by duplicates"),
@@ -70,6 +73,11 @@ def test_a_column_that_the_table_lacks_is_named(tmp_path: Path) -> None:
     rules = _load(tmp_path, column())
     with pytest.raises(ConfigError, match=r"columns.c: t.csv has no such column; it has a, b"):
         rules.check_columns(["a", "b"], "t.csv")
+
+
+def test_every_field_of_every_platform_has_a_kind() -> None:
+    fields = {name for profile in PROFILES.values() for name in profile.fields}
+    assert fields == set(policies.UPLOADABLE)
 
 
 def test_a_purpose_that_keeps_nothing(tmp_path: Path) -> None:
