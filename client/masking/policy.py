@@ -58,11 +58,13 @@ class How(Strict):
 
 class ColumnRule(Strict):
     """One column. ``domain``: columns of one domain have equal tokens for equal values; by default a
-    column's own name. ``platform_upload``: which of a platform's fields it is."""
+    column's own name. ``platform_upload``: which of a platform's fields it is. ``reviewed``: somebody
+    looked, and what looks personal in a column that is kept is not."""
 
     kind: str
     role: Role
     domain: str = ""
+    reviewed: bool = False
     display: How | None = None
     partner_join: How | None = None
     platform_upload: str | None = None
@@ -87,16 +89,22 @@ class ColumnRule(Strict):
                 how.transform().check(self.kind)
             except ParameterError as error:
                 raise ValueError(f"{purpose}: {error}") from None
-            if how.do == "keep" and self.role == "direct":
-                raise ValueError(f"{purpose}: keep contradicts role direct; mask or suppress it")
+            if how.do == "keep" and (self.role == "direct" or kind.identifies):
+                what = "role direct" if self.role == "direct" else f"kind {self.kind}"
+                raise ValueError(f"{purpose}: keep contradicts {what}; mask or suppress it")
             if how.do == "keep" and self.kind == "text":
                 raise ValueError(f"{purpose}: free text may hold anything; redact or suppress it")
         if self.role == "safe" and kind.identifies:
             raise ValueError(f"role: a column of kind {self.kind} is not safe; it is direct")
         if self.release is not None:
-            if self.role == "direct" and self.release.do not in ("suppress", "hmac", "token"):
+            allowed = ("suppress", "hmac", "token")
+            if self.role == "direct" and self.release.do not in allowed:
                 raise ValueError(
                     "release: a direct identifier is suppressed, or becomes hmac or token"
+                )
+            if kind.identifies and self.release.do not in (*allowed, "generalise"):
+                raise ValueError(
+                    f"release: a {self.kind} is generalised, suppressed or made a token"
                 )
             if self.kind == "text" and self.release.do != "suppress":
                 raise ValueError("release: free text cannot be released; suppress it")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -18,7 +18,7 @@ from client.masking.keys import KeyRing
 from client.masking.policy import Policy, Purpose
 from client.masking.tables import Table, Writer, created, file_digest, written
 from privacy.errors import ConfigError, ReleaseRefused
-from privacy.masking import risk, transform
+from privacy.masking import risk, scan, transform
 from privacy.masking.transform import Counts
 from privacy.randomness import Randomness
 
@@ -76,8 +76,32 @@ def masked_blocks(
         raise ConfigError("key", f"{purpose} makes tokens; name a key in the policy or with --keys")
     key = keys.current if keys else None
     for block in table.blocks(kept):
+        if not outcome.rows:
+            _look_at_what_is_kept(policy, columns, block)
         yield transform.masked(columns, block, key, randomness, outcome.counts)
         outcome.rows += len(block)
+
+
+LOOKED_AT = 10_000
+EVIDENT = ("email", "phone", "id_card", "bank_card", "iban", "plate", "ip", "device_id")
+"""Kinds that a column is not taken for by chance."""
+
+
+def _look_at_what_is_kept(
+    policy: Policy, columns: Sequence[transform.Column], block: pl.DataFrame
+) -> None:
+    """Raises ConfigError where a column that is kept holds what its declared kind would not let pass."""
+    for column in columns:
+        if column.transform.do != "keep" or policy.columns[column.name].reviewed:
+            continue
+        seen = scan.column(block[column.name].head(LOOKED_AT), policy.region)
+        kinds = [kind for kind in (seen.kind, *seen.inside) if kind in EVIDENT]
+        if seen.unmasked and kinds:
+            raise ConfigError(
+                f"columns.{column.name}",
+                f"is declared {column.kind} and kept, but looks like {kinds[0]}; declare what it is,"
+                " or say reviewed = true",
+            )
 
 
 def mask(

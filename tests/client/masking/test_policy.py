@@ -51,6 +51,8 @@ def column(**settings: str) -> str:
         (column(kind='"text"', role='"sensitive"', display='"hmac"'), "columns.c", "free text"),
         (column(platform_upload='"shoe"'), "columns.c", "platform_upload"),
         (column(platform_upload='"email"'), "columns.c", "a phone is no email"),
+        (column(role='"quasi"', display='"keep"'), "columns.c", "keep contradicts kind phone"),
+        (column(role='"quasi"', release='"partial"'), "columns.c", "a phone is generalised, suppressed"),
         (column(kind='"name"', display='"redact"'), "columns.c", "redact is for text"),
         (column(mask='"partial"'), "columns.c.mask", "unknown key"),
         ('version = 1\nname = "t"\ncolumns = {}\n', "columns", "at least 1"),

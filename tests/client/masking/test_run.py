@@ -81,6 +81,19 @@ def test_lineage_says_where_it_came_from_and_nothing_else(place: Path) -> None:
         assert secret not in text
 
 
+def test_a_column_that_is_kept_under_a_false_name(place: Path) -> None:
+    table = pl.read_parquet(place / "customers.parquet")
+    leak = table["email"].fill_null("-")
+    for values, kind in ((table["phone"], "phone"), (table["city"].scatter([5], leak[5]), "email")):
+        table.with_columns(values.alias("city")).write_parquet(place / "leaky.parquet")
+        with pytest.raises(ConfigError, match=f"columns.city: .* looks like {kind}"):
+            mask(place, "display", "out.parquet", "leaky.parquet")
+        assert not (place / "out.parquet").exists()
+    reviewed = POLICY.replace("[columns.city]", "[columns.city]\nreviewed = true")
+    (place / "policy.toml").write_text(reviewed)
+    assert mask(place, "display", "out.parquet", "leaky.parquet")[1].rows == ROWS
+
+
 def test_encrypted(place: Path) -> None:
     made, _ = mask(place, "display", "out.parquet", encrypt=True)
     assert len(made) == ROWS
