@@ -9,7 +9,7 @@ import polars as pl
 
 from client.masking.policy import Policy
 from client.masking.run import Progress
-from client.masking.tables import Table, created
+from client.masking.tables import Table, column_errors, created
 from privacy.masking import duplicates
 from privacy.masking import quality as measured
 
@@ -21,6 +21,13 @@ def quality(
     table: Table, policy: Policy, now: datetime, progress: Progress
 ) -> list[measured.Finding]:
     """All figures of a table. ``now`` in UTC, without a zone. Raises DataError, ConfigError."""
+    with column_errors(table):
+        return _quality(table, policy, now, progress)
+
+
+def _quality(
+    table: Table, policy: Policy, now: datetime, progress: Progress
+) -> list[measured.Finding]:
     kinds = {name: rule.kind for name, rule in policy.columns.items()}
     numbers = [name for name, kind in kinds.items() if kind == "number"]
     fences = {}
@@ -42,11 +49,12 @@ def dedupe(table: Table, policy: Policy, out: Path) -> tuple[float, float, int]:
     """Write the table with one row for each person; shares of repeated rows before and after, and rows
     written. The whole table is held in memory."""
     rule = policy.duplicate_rule()
-    whole = pl.concat(list(table.blocks()))
-    found = duplicates.groups(whole, rule)
-    newest = policy.duplicates.newest if policy.duplicates else None
-    merged = duplicates.merged(whole, found, newest)
-    after = duplicates.rate(duplicates.groups(merged, rule))
+    with column_errors(table):
+        whole = pl.concat(list(table.blocks()))
+        found = duplicates.groups(whole, rule)
+        newest = policy.duplicates.newest if policy.duplicates else None
+        merged = duplicates.merged(whole, found, newest)
+        after = duplicates.rate(duplicates.groups(merged, rule))
     with created(out, table.path, None) as writer:
         writer.write(merged)
     return duplicates.rate(found), after, len(merged)

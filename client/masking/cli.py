@@ -116,11 +116,12 @@ def scan(
     from privacy.masking.scan import together
 
     source = tables.opened(table, keys=key_ring(keys), encoding=encoding, table=inside)
-    if masked or not rows:
-        parts = [look(block, region) for block in source.blocks()]
-        seen = [together(column) for column in zip(*parts, strict=True)]
-    else:
-        seen = look(source.sample(rows, source.names), region)
+    with tables.column_errors(source):
+        if masked or not rows:
+            parts = [look(block, region) for block in source.blocks()]
+            seen = [together(column) for column in zip(*parts, strict=True)]
+        else:
+            seen = look(source.sample(rows, source.names), region)
     exposed = [s.column for s in seen if s.unmasked]
     if as_json:
         typer.echo(json.dumps({"columns": [asdict(s) for s in seen]}, ensure_ascii=False, indent=2))

@@ -16,7 +16,7 @@ import polars as pl
 
 from client.masking.keys import KeyRing
 from client.masking.policy import Policy, Purpose
-from client.masking.tables import Table, Writer, created, file_digest, written
+from client.masking.tables import Table, Writer, column_errors, created, file_digest, written
 from privacy.errors import ConfigError, ReleaseRefused
 from privacy.masking import risk, scan, transform
 from privacy.masking.transform import Counts
@@ -209,7 +209,7 @@ def risks(
             progress(len(block))
             yield block
 
-    with tempfile.TemporaryDirectory(prefix="tallystick-") as folder:
+    with column_errors(table), tempfile.TemporaryDirectory(prefix="tallystick-") as folder:
         with _beside(raw(), before_quasi + before_sensitive, Path(folder)) as frame:
             before = risk.measure(frame, before_quasi, before_sensitive, k)
         blocks = masked_blocks(table, policy, purpose, keys, randomness, Outcome())

@@ -89,6 +89,16 @@ def opened(
     raise DataError(f"{path.name}: use .csv, .tsv, .parquet or .duckdb")
 
 
+@contextmanager
+def column_errors(table: Table) -> Iterator[None]:
+    """polars' messages can quote values: say only that a column is not of its kind. Raises DataError."""
+    try:
+        yield
+    except pl.exceptions.PolarsError as error:
+        reason = f"a column has a type that does not fit its kind ({type(error).__name__})"
+        raise DataError(f"{table.path.name}: {reason}") from None
+
+
 def _needs_pyarrow() -> None:
     try:
         import pyarrow  # noqa: F401 - only whether it is there

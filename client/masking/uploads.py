@@ -19,7 +19,7 @@ import polars as pl
 from client.home import Home
 from client.journal import Journal
 from client.masking.policy import Policy
-from client.masking.tables import opened, written
+from client.masking.tables import column_errors, opened, written
 from client.store import Store
 from privacy.errors import ConfigError, Refused
 from privacy.identifiers.platforms import Profile, prepared, profile
@@ -76,10 +76,11 @@ def upload(
     with written(out) as file:
         blocks = table.blocks(list(dict.fromkeys([source.person, *fields])))
         lines = _lines(blocks, source.person, people, fields, wanted, policy.region, counts)
-        for line in lines:
-            file.write(line)
-            digest.update(line)
-            size += len(line)
+        with column_errors(table):
+            for line in lines:
+                file.write(line)
+                digest.update(line)
+                size += len(line)
         _entered(home, store, name, platform, purpose, size, digest.digest(), now)
     return counts
 

@@ -129,6 +129,31 @@ def test_mistakes_end_in_one_clear_line(
     assert said in err
 
 
+def test_columns_of_types_that_no_kind_has(run: Run, place: Path) -> None:
+    table = pl.read_parquet(place / "customers.parquet")
+    nested = pl.Series("phone", [["13812341234"]] * len(table))
+    table.with_columns(nested).write_parquet(place / "nested.parquet")
+    for command in (
+        [
+            "mask",
+            "nested.parquet",
+            "--policy",
+            "policy.toml",
+            "--purpose",
+            "display",
+            "--out",
+            "o.csv",
+        ],
+        ["quality", "nested.parquet", "--policy", "policy.toml"],
+        ["dedupe", "nested.parquet", "--policy", "policy.toml", "--out", "o.csv"],
+    ):
+        code, _, err = run(*command)
+        assert code == 2, command
+        assert "type" in err
+        assert "13812341234" not in err
+    assert run("scan", "nested.parquet")[0] == 0
+
+
 def test_a_policy_for_another_table(run: Run, place: Path) -> None:
     (place / "policy.toml").write_text(POLICY.replace("[columns.phone]", "[columns.mobile]").replace(
         'keys = ["phone", "email"]', 'keys = ["email"]'))  # fmt: skip
