@@ -7,7 +7,6 @@ good for one use, until it expires. The journal entry is written before the file
 from __future__ import annotations
 
 import hashlib
-import tomllib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,7 +23,7 @@ from client.masking.keys import KeyRing
 from client.masking.policy import Policy
 from client.masking.tables import Table, created, file_digest
 from client.store import Store
-from privacy.errors import ConfigError, ParameterError, ProtocolError
+from privacy.errors import ConfigError, ProtocolError
 from privacy.masking.keyed import enciphered, opened, tokens
 from privacy.randomness import Randomness
 from protos import alliance, identity
@@ -71,6 +70,7 @@ def ask(
 ) -> Request:
     """Write a request. Raises ConfigError if the policy makes no token of the column."""
     _transform(policy, column)
+    _has(table, [column])
     request = Request(
         id=randomness(16).hex(), table=file_digest(table.path), policy=policy.digest(),
         column=column, key=key, reason=reason, by=by, expires=now + timedelta(hours=hours),
@@ -113,8 +113,8 @@ def reveal(
     keys: KeyRing,
     now: datetime,
 ) -> int:
-    """Write the table with the column turned back; the number of rows. Raises ConfigError,
-    ParameterError, ProtocolError."""
+    """Write the table with the column turned back; the number of rows. Raises ConfigError, and
+    ParameterError that names a row whose token does not open."""
     request = load(request_file)
     _check(request, table, policy, home, now)
     transform = _transform(policy, request.column)
@@ -126,15 +126,10 @@ def reveal(
     with created(out, table.path, None) as writer:
         for block in table.blocks():
             values = block[request.column].cast(pl.String)
-            try:
-                if transform == "token":
-                    back = opened(values, keys.keys, domain)
-                else:
-                    back = enciphered(values, used, domain, back=True)
-            except ParameterError as error:
-                raise ParameterError(
-                    f"{table.path.name}, block from row {rows + 1}: {error}"
-                ) from None
+            if transform == "token":
+                back = opened(values, keys.keys, domain, rows)
+            else:
+                back = enciphered(values, used, domain, back=True)
             writer.write(block.with_columns(back.alias(request.column)))
             rows += len(block)
         with store.transaction():
@@ -185,15 +180,22 @@ def _transform(policy: Policy, column: str) -> str:
     )
 
 
+def _has(table: Table, columns: list[str]) -> None:
+    for name in columns:
+        if name not in table.names:
+            raise ConfigError(f"columns.{name}", f"{table.path.name} has no such column")
+
+
 def retoken(table: Table, policy: Policy, out: Path, *, keys: KeyRing, columns: list[str]) -> int:
     """The table with its tokens under the current key; the number of rows. What an earlier key made as
     HMAC or FF1 stays: an HMAC has no way back, and FF1 does not say which key made it."""
+    _has(table, columns)
     rows = 0
     with created(out, table.path, None) as writer:
         for block in table.blocks():
             for name in columns:
                 domain = policy.columns[name].domain or name
-                plain = opened(block[name].cast(pl.String), keys.keys, domain)
+                plain = opened(block[name].cast(pl.String), keys.keys, domain, rows)
                 again = tokens(plain, keys.current, domain)
                 block = block.with_columns(again.alias(name))
             writer.write(block)
@@ -220,6 +222,4 @@ def read_key(path: Path) -> Ed25519PrivateKey:
 def _write(path: Path, request: Request) -> None:
     plain = request.model_dump(mode="python", exclude_none=True)
     plain["expires"] = request.expires.astimezone(UTC)
-    text = tomli_w.dumps(plain)
-    tomllib.loads(text)
-    write_private(path, text.encode())
+    write_private(path, tomli_w.dumps(plain).encode())

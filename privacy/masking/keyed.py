@@ -78,14 +78,17 @@ def tokens(values: pl.Series, key: MasterKey, domain: str) -> pl.Series:
     return pl.Series(found, dtype=pl.String)
 
 
-def opened(values: pl.Series, keys: Mapping[str, MasterKey], domain: str) -> pl.Series:
-    """Inverse of :func:`tokens` for tokens of any of ``keys``, by id.
+def opened(
+    values: pl.Series, keys: Mapping[str, MasterKey], domain: str, before: int = 0
+) -> pl.Series:
+    """Inverse of :func:`tokens` for tokens of any of ``keys``, by id. ``before``: rows of the table before
+    these.
 
     Raises ParameterError that names a row, never a token: an unknown key, or an altered token.
     """
     ciphers = {i: AESSIV(key.derive("token", domain, 64)) for i, key in keys.items()}
     found: list[str | None] = []
-    for row, token in enumerate(values.to_list()):
+    for row, token in enumerate(values.to_list(), start=before):
         if token is None:
             found.append(None)
             continue

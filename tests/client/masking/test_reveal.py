@@ -173,6 +173,19 @@ def test_what_was_never_a_token_cannot_be_asked_for(office: Office) -> None:
             office.ask(column)
 
 
+def test_a_table_that_lacks_the_column(office: Office) -> None:
+    (office.place / "other.csv").write_text("a\n1\n")
+    other = tables.opened(office.place / "other.csv")
+    with pytest.raises(ConfigError, match=r"columns.phone: other.csv has no such column"):
+        reveal.ask(
+            other, office.policy(), "phone", "a customer asked", "ana", office.request, hours=1, now=NOW,
+            randomness=os.urandom,
+        )  # fmt: skip
+    keys = KeySource("file", str(office.place / "masking.key")).read()
+    with pytest.raises(ConfigError, match="no such column"):
+        reveal.retoken(other, office.policy(), office.place / "o.csv", keys=keys, columns=["phone"])
+
+
 def test_keys_of_approvers(office: Office) -> None:
     key = office.place / "dpo.key"
     assert key.stat().st_mode & 0o777 == 0o600
