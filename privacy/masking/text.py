@@ -115,7 +115,9 @@ _MOBILE = (
     rf"(?:\(?(?:\+|00)?86\)?{_SPACE})?1[3-9][0-9](?:{_SPACE}[0-9]{{4}}{_SPACE}[0-9]{{4}}"
     rf"|[0-9]{_SPACE}[0-9]{{3}}{_SPACE}[0-9]{{4}}|[0-9]{{2}}{_SPACE}[0-9]{{3}}{_SPACE}[0-9]{{3}})"
 )
-_LANDLINE = r"(?:\(?0[1-9][0-9]{1,2}\)?[ -]?)[2-8][0-9]{6,7}(?:(?:-|转)[0-9]{1,5})?"
+_LOCAL = r"[2-8][0-9]{6,7}(?:(?:-|转)[0-9]{1,5})?"
+_LANDLINE = rf"0[1-9][0-9]{{1,2}}{_LOCAL}"
+_LANDLINE_WRITTEN = rf"(?:\(0[1-9][0-9]{{1,2}}\)[ -]?|0[1-9][0-9]{{1,2}}[ -]){_LOCAL}"
 _EXTENSION = r"(?: ?(?:x|ext\.?) ?[0-9]{1,6})?"
 _US = rf"(?:(?:\+?1|001)[ .-]?)?\(?[2-9][0-9]{{2}}\)?[ ./-]?[2-9][0-9]{{2}}[ .-]?[0-9]{{4}}{_EXTENSION}"
 _US_WRITTEN = (
@@ -131,8 +133,9 @@ PATTERNS: tuple[Pattern, ...] = (
     Pattern("uscc", _USCC, "[0-9]{6}[0-9A-Z]{10}", _valid(company.uscc)),
     Pattern("bank_card", _CARD, "[0-9]{4}", _issued, touching=True),
     Pattern("phone", _MOBILE, "[0-9]{4}", touching=True),
-    Pattern("phone", _LANDLINE, "0[0-9]{2}"),
-    Pattern("phone", _US_WRITTEN, "[ .-][0-9]{4}"),
+    Pattern("phone", _LANDLINE_WRITTEN, "0[0-9]{2,3}[ )-]", touching=True),
+    Pattern("phone", _LANDLINE, "0[0-9]{9}"),
+    Pattern("phone", _US_WRITTEN, "[ .-][0-9]{4}", touching=True),
     Pattern("phone", _US, "[0-9]{4}", _american),
     Pattern("phone", rf"\+{_REST}", r"\+[0-9]", _long_enough),
     Pattern("phone", f"00{_REST}", "00[1-9]", _valid(phone.normalise)),

@@ -93,6 +93,20 @@ def test_a_phone_number_among_anything_is_hidden(before: str, after: str) -> Non
     assert "13812341234" not in text.redacted(pl.Series([raw])).text[0]
 
 
+ANYWHERE = (
+    "13812341234", "138 1234 1234", "+8613812341234", "010-62345678", "415-555-2671", "(415) 555-2671",
+    "a.b@example.com", "11010519491231002X", "110105491231002", "4111 1111 1111 1111",
+    "GB82WEST12345698765432",
+)  # fmt: skip
+BESIDE = "abX张，；:/\\_-+#*~ \n\t'\"<>|"
+
+
+@given(st.sampled_from(ANYWHERE), st.text(BESIDE, max_size=4), st.text(BESIDE, max_size=4))
+def test_whatever_stands_beside_it(value: str, before: str, after: str) -> None:
+    """Letters, signs, Chinese characters; digits would make it another number."""
+    assert value not in text.redacted(pl.Series([before + value + after])).text[0]
+
+
 @given(
     st.lists(
         st.sampled_from(["13812341234", "a@b.com", "11010519491231002X", " ", "，", "x"]),
