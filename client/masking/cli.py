@@ -163,7 +163,7 @@ def risk(
         )
     typer.echo(console.table(["column", "kind", "role", "transform", "values that remain"], left))
     with progress_of(source) as progress:
-        before, after, worst = run.risks(
+        before, after, objections = run.risks(
             source, rules, purpose.value, keys=ring, randomness=os.urandom, progress=progress
         )
     k = rules.release.k
@@ -174,10 +174,9 @@ def risk(
     ]  # fmt: skip
     head = ["", "smallest group", "unique", f"in groups under {k}", "groups", "least diversity"]
     typer.echo(console.table(head, shown))
-    for name, gain in worst:
-        typer.echo(f"without {name} {gain:.1%} of the rows would be over the threshold")
-    if after.k < k or any(least < rules.release.l for least in after.diversity.values()):
-        typer.echo(f"under the threshold: k {k}, l {rules.release.l}", err=True)
+    for objection in objections:
+        typer.echo(objection, err=True)
+    if objections:
         raise typer.Exit(1)
 
 
@@ -253,16 +252,10 @@ def upload(
 def _preview(
     rules: Policy, source: Table, ring: KeyRing | None, purpose: Purpose, count: int
 ) -> None:
-    from privacy.masking import transform
+    from client.masking import run
 
-    first = source.head(count)
-    counts: dict[str, transform.Counts] = {}
-    columns = rules.for_purpose(purpose.value)
-    if ring is None and rules.needs_key(purpose.value):
-        raise ConfigError(
-            "key", f"{purpose.value} makes tokens; name a key in the policy or --keys"
-        )
-    after = transform.masked(columns, first, ring.current if ring else None, os.urandom, counts)
+    first, done = source.head(count), run.Outcome()
+    after = next(run.masked_blocks(source, rules, purpose.value, ring, os.urandom, done))
     for row in range(len(first)):
         shown: list[list[object]] = [
             [

@@ -17,6 +17,7 @@ from client.masking.options import (
     KeysOption,
     OutOption,
     PolicyOption,
+    Purpose,
     PurposeOption,
     TableArgument,
     key_ring,
@@ -75,12 +76,9 @@ def keys_retoken(
     ring = key_ring(keys, rules, policy)
     if ring is None:
         raise ConfigError("key", "retoken needs a key")
-    columns = [c.name for c in rules.for_purpose(purpose.value) if c.transform.do == "token"]
-    if not columns:
-        raise ConfigError("columns", f"no column is a token for {purpose.value}")
     source = tables.opened(table, keys=ring, encoding=encoding)
-    rows = reveal.retoken(source, rules, out, keys=ring, columns=columns)
-    typer.echo(f"{rows} rows with {', '.join(columns)} under key {ring.current.id} into {out}")
+    rows, names = reveal.retoken(source, rules, purpose.value, out, keys=ring)
+    typer.echo(f"{rows} rows with {', '.join(names)} under key {ring.current.id} into {out}")
 
 
 # ---------------------------------------------------------------------- reveal
@@ -104,6 +102,7 @@ def reveal_ask(
     out: OutOption,
     column: Annotated[str, typer.Option(help="whose tokens to turn back")],
     reason: Annotated[str, typer.Option(help="why, for the approver and the journal")],
+    purpose: PurposeOption = Purpose.PARTNER_JOIN,
     hours: Annotated[int, typer.Option(min=1, max=720, help="until it expires")] = 24,
     key_id: Annotated[str | None, typer.Option(help="for FF1: the key it was done with")] = None,
     keys: KeysOption = None,
@@ -115,7 +114,7 @@ def reveal_ask(
     rules = policies.load(policy)
     source = tables.opened(table, keys=key_ring(keys, rules, policy))
     request = reveal.ask(
-        source, rules, column, reason, getpass.getuser(), out,
+        source, rules, column, purpose.value, reason, getpass.getuser(), out,
         hours=hours, now=datetime.now(UTC), randomness=os.urandom, key=key_id,
     )  # fmt: skip
     typer.echo(f"wrote {out}; it expires at {request.expires:%Y-%m-%d %H:%M} UTC")

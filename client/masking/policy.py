@@ -32,7 +32,7 @@ from privacy.masking.kinds import kind as kind_of
 from privacy.masking.transform import KEYED, Column, Transform
 from protos.toml import Strict, build, canonical, read_toml
 
-Purpose = Literal["display", "partner_join", "platform_upload", "release"]
+Purpose = Literal["display", "partner_join", "release"]
 PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 Role = Literal["direct", "quasi", "sensitive", "safe"]
 UPLOADABLE = {
@@ -57,9 +57,9 @@ class How(Strict):
 
 
 class ColumnRule(Strict):
-    """One column. ``domain``: columns of one domain have equal tokens for equal values; by default a
-    column's own name. ``platform_upload``: which of a platform's fields it is. ``reviewed``: somebody
-    looked, and what looks personal in a column that is kept is not."""
+    """One column. ``domain``: columns of one domain have equal tokens for equal values within a purpose;
+    by default a column's own name. ``platform_upload``: which of a platform's fields it is.
+    ``reviewed``: somebody looked, and what looks personal in a column that is kept is not."""
 
     kind: str
     role: Role
@@ -70,7 +70,12 @@ class ColumnRule(Strict):
     platform_upload: str | None = None
     release: How | None = None
 
-    @field_validator("display", "partner_join", "release", mode="before")
+    def how(self, purpose: Purpose) -> How | None:
+        """The transform for a purpose, if there is one."""
+        found: How | None = getattr(self, purpose)
+        return found
+
+    @field_validator(*PURPOSES, mode="before")
     @classmethod
     def _short(cls, value: Any) -> Any:
         return {"do": value} if isinstance(value, str) else value
@@ -81,8 +86,8 @@ class ColumnRule(Strict):
             kind = kind_of(self.kind)
         except ParameterError as error:
             raise ValueError(f"kind: {error}") from None
-        for purpose in ("display", "partner_join", "release"):
-            how: How | None = getattr(self, purpose)
+        for purpose in PURPOSES:
+            how = self.how(purpose)
             if how is None:
                 continue
             try:
@@ -180,12 +185,15 @@ class Policy(Strict):
         return self
 
     def for_purpose(self, purpose: Purpose) -> list[Column]:
-        """Columns that this purpose keeps, in order. Raises ConfigError where there is none."""
+        """Columns that this purpose keeps, in order. Raises ConfigError where there is none.
+
+        Keys are of a purpose: who holds the tokens of a join, and the key, cannot link a release.
+        """
         found = []
         for name, rule in self.columns.items():
-            how: How | None = getattr(rule, purpose) if purpose != "platform_upload" else None
+            how = rule.how(purpose)
             if how is not None:
-                domain = rule.domain or name
+                domain = f"{purpose}/{rule.domain or name}"
                 found.append(Column(name, rule.kind, how.transform(), domain, self.region))
         if not found:
             raise ConfigError("columns", f"no column has a transform for {purpose}")

@@ -20,11 +20,12 @@ from pydantic import Field
 from client.home import Home, write_private
 from client.journal import Journal
 from client.masking.keys import KeyRing
-from client.masking.policy import Policy
+from client.masking.policy import Policy, Purpose
 from client.masking.tables import Table, created, file_digest
 from client.store import Store
 from privacy.errors import ConfigError, ProtocolError
 from privacy.masking.keyed import enciphered, opened, tokens
+from privacy.masking.transform import Column
 from privacy.randomness import Randomness
 from protos import alliance, identity
 from protos.toml import Strict, build, canonical, read_toml
@@ -42,6 +43,7 @@ class Request(Strict):
     table: str = Field(pattern="^[0-9a-f]{64}$")
     policy: str = Field(pattern="^[0-9a-f]{64}$")
     column: str
+    purpose: Purpose
     key: str | None = None
     reason: str = Field(min_length=8, max_length=500)
     by: str = Field(min_length=1, max_length=64)
@@ -59,6 +61,7 @@ def ask(
     table: Table,
     policy: Policy,
     column: str,
+    purpose: Purpose,
     reason: str,
     by: str,
     out: Path,
@@ -69,11 +72,11 @@ def ask(
     key: str | None = None,
 ) -> Request:
     """Write a request. Raises ConfigError if the policy makes no token of the column."""
-    _transform(policy, column)
+    _token(policy, column, purpose)
     _has(table, [column])
     request = Request(
         id=randomness(16).hex(), table=file_digest(table.path), policy=policy.digest(),
-        column=column, key=key, reason=reason, by=by, expires=now + timedelta(hours=hours),
+        column=column, purpose=purpose, key=key, reason=reason, by=by, expires=now + timedelta(hours=hours),
     )  # fmt: skip
     _write(out, request)
     return request
@@ -117,8 +120,7 @@ def reveal(
     ParameterError that names a row whose token does not open."""
     request = load(request_file)
     _check(request, table, policy, home, now)
-    transform = _transform(policy, request.column)
-    domain = policy.columns[request.column].domain or request.column
+    token = _token(policy, request.column, request.purpose)
     used = keys.keys.get(request.key) if request.key else keys.current
     if used is None:
         raise ConfigError("key", f"key {request.key} is not there")
@@ -126,10 +128,10 @@ def reveal(
     with created(out, table.path, None) as writer:
         for block in table.blocks():
             values = block[request.column].cast(pl.String)
-            if transform == "token":
-                back = opened(values, keys.keys, domain, rows)
+            if token.transform.do == "token":
+                back = opened(values, keys.keys, token.domain, rows)
             else:
-                back = enciphered(values, used, domain, back=True)
+                back = enciphered(values, used, token.domain, back=True)
             writer.write(block.with_columns(back.alias(request.column)))
             rows += len(block)
         with store.transaction():
@@ -168,15 +170,14 @@ def _once(store: Store, request: Request) -> None:
     store.execute("INSERT INTO nonces VALUES (?, ?)", nonce, never)
 
 
-def _transform(policy: Policy, column: str) -> str:
-    """How the column became what it is: ``token`` or ``ff1``, for whichever purpose."""
-    rule = policy.columns.get(column)
-    if rule is not None:
-        for how in (rule.display, rule.partner_join, rule.release):
-            if how is not None and how.do in ("token", "ff1"):
-                return how.do
+def _token(policy: Policy, name: str, purpose: Purpose) -> Column:
+    """The column as the policy turns it into something reversible. Raises ConfigError."""
+    for column in policy.for_purpose(purpose):
+        if column.name == name and column.transform.do in ("token", "ff1"):
+            return column
     raise ConfigError(
-        f"columns.{column}", "the policy makes no token of it that could be turned back"
+        f"columns.{name}",
+        f"for {purpose} the policy makes no token of it that could be turned back",
     )
 
 
@@ -186,21 +187,27 @@ def _has(table: Table, columns: list[str]) -> None:
             raise ConfigError(f"columns.{name}", f"{table.path.name} has no such column")
 
 
-def retoken(table: Table, policy: Policy, out: Path, *, keys: KeyRing, columns: list[str]) -> int:
-    """The table with its tokens under the current key; the number of rows. What an earlier key made as
-    HMAC or FF1 stays: an HMAC has no way back, and FF1 does not say which key made it."""
-    _has(table, columns)
+def retoken(
+    table: Table, policy: Policy, purpose: Purpose, out: Path, *, keys: KeyRing
+) -> tuple[int, list[str]]:
+    """The table with its tokens under the current key; rows, and which columns. What an earlier key made
+    as HMAC or FF1 stays: an HMAC has no way back, and FF1 does not say which key made it."""
+    columns = [c for c in policy.for_purpose(purpose) if c.transform.do == "token"]
+    names = [column.name for column in columns]
+    if not columns:
+        raise ConfigError("columns", f"no column is a token for {purpose}")
+    _has(table, names)
     rows = 0
     with created(out, table.path, None) as writer:
         for block in table.blocks():
-            for name in columns:
-                domain = policy.columns[name].domain or name
-                plain = opened(block[name].cast(pl.String), keys.keys, domain, rows)
-                again = tokens(plain, keys.current, domain)
-                block = block.with_columns(again.alias(name))
+            for column in columns:
+                values = block[column.name].cast(pl.String)
+                plain = opened(values, keys.keys, column.domain, rows)
+                again = tokens(plain, keys.current, column.domain)
+                block = block.with_columns(again.alias(column.name))
             writer.write(block)
             rows += len(block)
-    return rows
+    return rows, names
 
 
 def load(path: Path) -> Request:

@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 
 from client.masking.keys import KeyRing
-from client.masking.policy import Policy, Purpose
+from client.masking.policy import Policy, Purpose, Role
 from client.masking.tables import Table, Writer, column_errors, created, file_digest, written
 from privacy.errors import ConfigError, ReleaseRefused
 from privacy.masking import risk, scan, transform
@@ -141,8 +141,7 @@ def mask(
 def _released(
     blocks: Iterator[pl.DataFrame], writer: Writer, policy: Policy, folder: Path, progress: Progress
 ) -> risk.Risk:
-    """Writes a release; raises ReleaseRefused, before it is in place, where it is under a threshold."""
-    quasi, sensitive = policy.names("quasi", "release"), policy.names("sensitive", "release")
+    """Writes a release; raises ReleaseRefused, before it is in place, where there are objections."""
 
     def written() -> Iterator[pl.DataFrame]:
         for block in blocks:
@@ -150,29 +149,44 @@ def _released(
             progress(len(block))
             yield block
 
-    safe = policy.names("safe", "release")
-    with _beside(written(), [*quasi, *sensitive, *safe], folder) as frame:
-        found = risk.measure(frame, quasi, sensitive, policy.release.k)
-        for name in risk.nearly_unique(frame, safe):
-            raise ReleaseRefused(
-                f"column {name} is called safe, but most rows have a value of their own;"
-                " call it quasi or direct, generalise it or suppress it"
-            )
-        thin = [n for n, least in found.diversity.items() if least < policy.release.l]
-        if found.rows and found.k < policy.release.k:
-            worst = risk.culprits(frame, quasi, policy.release.k, found)
-            named = ", ".join(f"{name} ({gain:.0%} of rows)" for name, gain in worst if gain > 0)
-            raise ReleaseRefused(
-                f"the smallest group has {found.k} row(s), {policy.release.k} are needed;"
-                f" {found.under:.1%} of rows are in smaller groups;"
-                f" generalise or suppress {named or ', '.join(quasi)}"
-            )
-        if found.rows and thin:
-            raise ReleaseRefused(
-                f"within a group {', '.join(thin)} has fewer than {policy.release.l} values;"
-                f" generalise {', '.join(quasi) or 'more'}, or suppress {', '.join(thin)}"
-            )
+    with _beside(written(), _roles(policy, "release"), folder) as frame:
+        found, objections = judged(frame, policy, "release")
+    if objections:
+        raise ReleaseRefused("; ".join(objections))
     return found
+
+
+def judged(frame: pl.LazyFrame, policy: Policy, purpose: Purpose) -> tuple[risk.Risk, list[str]]:
+    """The risk of a masked table, and what speaks against letting it go: each names columns."""
+    k, least = policy.release.k, policy.release.l
+    quasi, sensitive = policy.names("quasi", purpose), policy.names("sensitive", purpose)
+    found, objections = risk.measure(frame, quasi, sensitive, k), []
+    for name in risk.nearly_unique(frame, policy.names("safe", purpose)):
+        objections.append(
+            f"column {name} is called safe, but most rows have a value of their own;"
+            " call it quasi or direct, generalise it or suppress it"
+        )
+    if found.rows and found.k < k:
+        worst = risk.culprits(frame, quasi, k, found)
+        named = ", ".join(f"{name} ({gain:.0%} of rows)" for name, gain in worst if gain > 0)
+        objections.append(
+            f"the smallest group has {found.k} row(s), {k} are needed;"
+            f" {found.under:.1%} of rows are in smaller groups;"
+            f" generalise or suppress {named or ', '.join(quasi)}"
+        )
+    thin = [name for name, values in found.diversity.items() if values < least]
+    if found.rows and thin:
+        objections.append(
+            f"within a group {', '.join(thin)} has fewer than {least} values;"
+            f" generalise {', '.join(quasi) or 'more'}, or suppress {', '.join(thin)}"
+        )
+    return found, objections
+
+
+def _roles(policy: Policy, purpose: Purpose) -> list[str]:
+    """The masked columns that a judgement looks at."""
+    roles: tuple[Role, ...] = ("quasi", "sensitive", "safe")
+    return [name for role in roles for name in policy.names(role, purpose)]
 
 
 @contextmanager
@@ -195,34 +209,31 @@ def risks(
     keys: KeyRing | None,
     randomness: Randomness,
     progress: Progress,
-) -> tuple[risk.Risk, risk.Risk, list[tuple[str, float]]]:
-    """Risk of the declared columns before, and of the masked ones after; and what causes the latter."""
-    roles = policy.columns
-    before_quasi = [n for n, rule in roles.items() if rule.role == "quasi"]
-    before_sensitive = [n for n, rule in roles.items() if rule.role == "sensitive"]
-    quasi, sensitive = policy.names("quasi", purpose), policy.names("sensitive", purpose)
+) -> tuple[risk.Risk, risk.Risk, list[str]]:
+    """Risk of the declared columns before, of the masked ones after, and the objections to the latter."""
     policy.check_columns(table.names, table.path.name)
-    k = policy.release.k
+    roles = policy.columns.items()
+    quasi = [name for name, rule in roles if rule.role == "quasi"]
+    sensitive = [name for name, rule in roles if rule.role == "sensitive"]
 
     def raw() -> Iterator[pl.DataFrame]:
-        for block in table.blocks(before_quasi + before_sensitive or None):
+        for block in table.blocks(quasi + sensitive or None):
             progress(len(block))
             yield block
 
     with column_errors(table), tempfile.TemporaryDirectory(prefix="tallystick-") as folder:
-        with _beside(raw(), before_quasi + before_sensitive, Path(folder)) as frame:
-            before = risk.measure(frame, before_quasi, before_sensitive, k)
+        with _beside(raw(), quasi + sensitive, Path(folder)) as frame:
+            before = risk.measure(frame, quasi, sensitive, policy.release.k)
         blocks = masked_blocks(table, policy, purpose, keys, randomness, Outcome())
-        with _beside(blocks, quasi + sensitive, Path(folder)) as frame:
-            after = risk.measure(frame, quasi, sensitive, k)
-            worst = risk.culprits(frame, quasi, k, after) if after.k < k else []
-    return before, after, worst
+        with _beside(blocks, _roles(policy, purpose), Path(folder)) as frame:
+            after, objections = judged(frame, policy, purpose)
+    return before, after, objections
 
 
 def lineage_of(
     table: Table,
     policy: Policy,
-    purpose: str,
+    purpose: Purpose,
     made: Mapping[str, Any],
     keys: KeyRing | None,
     outcome: Outcome,
@@ -230,10 +241,11 @@ def lineage_of(
     now: datetime,
 ) -> Lineage:
     """The record of a masking. ``made``: file, digest and rows of the result; ``keys``: if used."""
-    columns = {
-        name: {**asdict(counts), "transform": _described(policy, purpose, name)}
-        for name, counts in outcome.counts.items()
-    }
+    columns = {}
+    for name, counts in outcome.counts.items():
+        how = policy.columns[name].how(purpose)
+        plain = how.model_dump(mode="json", exclude_defaults=True) if how else {}
+        columns[name] = {**asdict(counts), "transform": plain}
     return Lineage(
         {"file": table.path.name, "sha256": file_digest(table.path), "rows": outcome.rows},
         made,
@@ -246,11 +258,3 @@ def lineage_of(
         now.isoformat(timespec="seconds"),
         {name: importlib.metadata.version(name) for name in ("tallystick", *VERSIONS)},
     )
-
-
-def _described(policy: Policy, purpose: str, name: str) -> dict[str, Any]:
-    how = getattr(policy.columns[name], purpose, None)
-    if how is None:
-        return {}
-    plain: dict[str, Any] = how.model_dump(mode="json", exclude_defaults=True)
-    return plain

@@ -68,7 +68,7 @@ def _sure(text: pl.Series) -> pl.Series | None:
         places = heads.is_in(some).fill_null(value=False).arg_true()
         numbers = (text if whole else text.gather(places)).str.slice(1 + len(plan.code))
         if result is None:
-            result = text.is_null() & text.is_not_null()
+            result = pl.repeat(False, len(text), eager=True)
         result = put(result, places, plan.quick.valid(numbers))
     return result
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from privacy.errors import ParameterError
 from privacy.identifiers import HOME_REGION, person_name
-from privacy.masking.kinds import canonical as canonical_of
+from privacy.masking.kinds import kind as kind_of
 
 LARGEST_BLOCK = 200
 """Rows that share a value beyond this share a placeholder, not a person: such a value joins nobody."""
@@ -44,7 +44,7 @@ def groups(table: pl.DataFrame, rule: Rule) -> Groups:
     names = person_name.normalise(table[rule.name].cast(pl.String)).to_list() if rule.name else None
     parts = [np.empty((0, 2), np.int64)]
     for column, kind in rule.keys.items():
-        canonical = canonical_of(kind, table[column], rule.region)
+        canonical = kind_of(kind).canonical(table[column], rule.region)
         pairs = _equal(canonical)
         if kind != "id_card" and names is not None:
             pairs = _agreeing(pairs, names, AGREES, _one_name(canonical, names))

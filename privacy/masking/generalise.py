@@ -86,7 +86,9 @@ def noisy(values: pl.Series, scale: float, randomness: Randomness) -> pl.Series:
     leaks (Mironov 2012). For that there are noisy sums.
     """
     numbers = values.cast(pl.Float64, strict=False)
-    uniform = (words(randomness, len(numbers)) >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    centred = uniform - 0.5
-    noise = -scale * np.sign(centred) * np.log1p(-2 * np.abs(centred) + 2.0**-60)
+    drawn = (words(randomness, len(numbers)) >> np.uint64(12)).astype(np.float64)
+    centred = (
+        drawn + 0.5
+    ) * 2.0**-52 - 0.5  # never an end of the interval, whose logarithm is infinite
+    noise = -scale * np.sign(centred) * np.log1p(-2 * np.abs(centred))
     return (numbers + pl.Series(noise)).round(6)

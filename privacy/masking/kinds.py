@@ -22,6 +22,13 @@ from privacy.identifiers.text import cleaned, keep
 from privacy.masking import partial
 
 Column = Callable[[pl.Series], pl.Series]
+Canonical = Callable[[pl.Series, str], pl.Series]
+"""Of values and of the region of telephone numbers without a country code."""
+
+
+def _alike(normalise: Column) -> Canonical:
+    """For kinds that are written alike in every region."""
+    return lambda values, region: normalise(values)
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,7 @@ class Kind:
     where it says less than the canonical text, from which a token must come back."""
 
     name: str
-    canonical: Column
+    canonical: Canonical
     partial: Column | None = None
     left: float | None = None
     checksum: bool = False
@@ -50,22 +57,22 @@ def _number(values: pl.Series) -> pl.Series:
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
-        Kind("name", cleaned, partial.name, join=person_name.normalise),
-        Kind("email", email.normalise, partial.email),
+        Kind("name", _alike(cleaned), partial.name, join=person_name.normalise),
+        Kind("email", _alike(email.normalise), partial.email),
         Kind("phone", phone.normalise, partial.phone, 1e4),
-        Kind("id_card", id_card.normalise, partial.id_card, 999, checksum=True),
-        Kind("passport", documents.passport, partial.passport, 1e5),
-        Kind("bank_card", bank_card.normalise, partial.bank_card, 1e7, checksum=True),
-        Kind("iban", company.iban, partial.iban, 1e8, checksum=True),
-        Kind("uscc", company.uscc, partial.uscc, 31.0**9, checksum=True, identifies=False),
-        Kind("address", cleaned, partial.address),
-        Kind("birth_date", documents.date_text, partial.birth_date, 365, identifies=False),
-        Kind("ip", documents.ip, partial.ip, 2.0**16),
-        Kind("device_id", device.normalise, partial.device_id, 1e10),
-        Kind("plate", documents.plate, partial.plate, 33.0**4),
-        Kind("text", lambda values: values.cast(pl.String), identifies=False),
-        Kind("number", _number, identifies=False),
-        Kind("category", cleaned, identifies=False),
+        Kind("id_card", _alike(id_card.normalise), partial.id_card, 999, checksum=True),
+        Kind("passport", _alike(documents.passport), partial.passport, 1e5),
+        Kind("bank_card", _alike(bank_card.normalise), partial.bank_card, 1e7, checksum=True),
+        Kind("iban", _alike(company.iban), partial.iban, 1e8, checksum=True),
+        Kind("uscc", _alike(company.uscc), partial.uscc, 31.0**9, checksum=True, identifies=False),
+        Kind("address", _alike(cleaned), partial.address),
+        Kind("birth_date", _alike(documents.date_text), partial.birth_date, 365, identifies=False),
+        Kind("ip", _alike(documents.ip), partial.ip, 2.0**16),
+        Kind("device_id", _alike(device.normalise), partial.device_id, 1e10),
+        Kind("plate", _alike(documents.plate), partial.plate, 33.0**4),
+        Kind("text", _alike(lambda values: values.cast(pl.String)), identifies=False),
+        Kind("number", _alike(_number), identifies=False),
+        Kind("category", _alike(cleaned), identifies=False),
     )
 }
 """``left`` counts numbers of the shortest form: a longer card number leaves more."""
@@ -76,11 +83,3 @@ def kind(name: str) -> Kind:
     if name not in KINDS:
         raise ParameterError(f"{name} is not a kind; known are {', '.join(KINDS)}")
     return KINDS[name]
-
-
-def canonical(kind_name: str, values: pl.Series, region: str) -> pl.Series:
-    """One text for equal values, null for invalid ones; telephone numbers without a country code are of
-    ``region``. Raises ParameterError."""
-    if kind_name == "phone":
-        return phone.normalise(values, region)
-    return kind(kind_name).canonical(values)

@@ -13,7 +13,7 @@ from datetime import datetime
 import polars as pl
 
 from privacy.identifiers import HOME_REGION
-from privacy.masking.kinds import canonical
+from privacy.masking.kinds import kind as kind_of
 
 MISSING, INVALID, OUTLIERS, DELAY_HOURS, DUPLICATES = 0.10, 0.05, 0.05, 2.0, 0.03
 """Alerts above these shares and hours."""
@@ -63,7 +63,7 @@ class Report:
             if values.dtype == pl.String:
                 missing = int((values.str.strip_chars() == "").sum()) + missing
             self._missing[name] += missing
-            valid = canonical(kind, values, self._region)
+            valid = kind_of(kind).canonical(values, self._region)
             self._invalid[name] += max(0, valid.null_count() - missing)
         for name, (low, high) in self._fences.items():
             numbers = block[name].cast(pl.Float64, strict=False).drop_nulls().drop_nans()

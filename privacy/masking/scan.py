@@ -17,7 +17,7 @@ import polars as pl
 from privacy.identifiers import HOME_REGION, device
 from privacy.identifiers.text import cleaned, keep, short, texts
 from privacy.masking import text
-from privacy.masking.kinds import KINDS, canonical
+from privacy.masking.kinds import KINDS
 from privacy.masking.partial import DOUBLE_SURNAMES
 from privacy.masking.quality import as_time
 from privacy.masking.statistics import wilson
@@ -55,7 +55,7 @@ _MASKED = (
     r"|\[(?:[a-z_]+)\]"
 )
 """What our own masks leave; nothing longer than they leave."""
-_HASHED = re.compile(r"^(?:[0-9a-f]{8}\.)?[0-9a-f]{64}$|^[0-9a-f]{8}\.[A-Za-z0-9_=-]{22,}$")
+_HASHED = r"^(?:[0-9a-f]{8}\.)?[0-9a-f]{64}$|^[0-9a-f]{8}\.[A-Za-z0-9_=-]{22,}$"
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def column(values: pl.Series, region: str = HOME_REGION) -> Seen:
     held = held.filter(held.str.strip_chars() != "")
     if not len(held):
         return Seen(name, "", 0, 0, 0.0, 1.0, None, ())
-    if bool(held.str.contains(_HASHED.pattern).all()):
+    if bool(held.str.contains(_HASHED).all()):
         return _plain(name, held, "token")
     whole = held.str.contains(f"^(?:{_MASKED})$")
     if int(whole.sum()) >= LEAST * len(held):
@@ -166,20 +166,20 @@ def _of_kind(kind: str, values: pl.Series, heading: str, region: str) -> pl.Seri
             cleaned_values.str.contains(_ADDRESS) | cleaned_values.str.contains(_STREET),
         )
     if kind == "birth_date" and not _BIRTH_HEADING.search(heading):
-        return short_values.clear().extend_constant(None, len(values))
+        return keep(short_values, pl.repeat(False, len(values), eager=True))
     if kind == "passport":
         strict = short_values.str.contains("^(?:[EGDSPHM][0-9]{8}|E[A-HJ-NP-Z][0-9]{7})$")
         return keep(short_values, strict)
     if kind == "phone":
         shape = r"^\+|^1[3-9][0-9]|[ ()-]|^0" if region == HOME_REGION else r"^[+0-9 ().-]{7,20}$"
         digits = short_values.str.contains(shape)
-        return canonical("phone", keep(short_values, digits), region)
+        return KINDS["phone"].canonical(keep(short_values, digits), region)
     if kind == "device_id":
         return keep(device.normalise(short_values), short_values.str.contains("-", literal=True))
     if kind == "bank_card":
         likely = short_values.str.contains(r"^[3-6][0-9 -]{11,22}$")
-        return KINDS["bank_card"].canonical(keep(short_values, likely))
-    return KINDS[kind].canonical(short_values)
+        return KINDS["bank_card"].canonical(keep(short_values, likely), region)
+    return KINDS[kind].canonical(short_values, region)
 
 
 def _known(name: str, kind: str, held: pl.Series, found: pl.Series) -> Seen:
@@ -231,7 +231,7 @@ def _text(name: str, held: pl.Series, kind: str = "") -> Seen:
         kind = "text"
     shown: list[str] = []
     for found, frame in hits.items():
-        shown += examples(found, KINDS[found].canonical(frame["text"].head(20)), 1)
+        shown += examples(found, KINDS[found].canonical(frame["text"].head(20), HOME_REGION), 1)
     exposed = len(rows) > TRACE * len(held) or any(kind in inside for kind in CERTAIN)
     return Seen(
         name, kind, len(held), len(rows), low, high, None, tuple(shown[:3]), inside, exposed

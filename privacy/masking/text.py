@@ -257,7 +257,7 @@ def _judged(
     places: pl.Series, rows: pl.Series, found: pl.Series | None, pattern: Pattern
 ) -> tuple[pl.DataFrame | None, pl.Series, Sweep | None]:
     """The hits in rows whose candidates all pass; which rows those are; the other rows, done."""
-    every = pl.Series([True]).new_from_index(0, len(places))
+    every = pl.repeat(True, len(places), eager=True)
     if found is None:
         return None, every, None
     hits = pl.DataFrame({"row": places, "text": found}).explode("text").drop_nulls()

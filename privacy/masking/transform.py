@@ -15,7 +15,6 @@ import polars as pl
 from privacy.errors import DataError, ParameterError
 from privacy.identifiers import HOME_REGION
 from privacy.masking import generalise, keyed, text
-from privacy.masking.kinds import canonical as canonical_of
 from privacy.masking.kinds import kind as kind_of
 from privacy.randomness import Randomness
 
@@ -122,7 +121,7 @@ def _masked(column: Column, values: pl.Series, key: keyed.MasterKey | None) -> p
     kind, transform = kind_of(column.kind), column.transform
     if transform.do == "generalise":
         return generalise.generalised(column.kind, values, transform.to)
-    canonical = canonical_of(column.kind, values, column.region)
+    canonical = kind.canonical(values, column.region)
     if transform.do == "partial":
         if kind.partial is None:
             raise ParameterError(f"there is no partial mask for {kind.name}")

@@ -20,8 +20,8 @@ def test_purposes_keep_what_they_name_in_order(tmp_path: Path) -> None:
     rules = _load(tmp_path, POLICY)
     shown = [(c.name, c.transform.do, c.domain) for c in rules.for_purpose("partner_join")]
     assert shown == [
-        ("id", "hmac", "customer"), ("phone", "token", "phone"), ("email", "hmac", "email"),
-        ("id_card", "ff1", "id_card"),
+        ("id", "hmac", "partner_join/customer"), ("phone", "token", "partner_join/phone"),
+        ("email", "hmac", "partner_join/email"), ("id_card", "ff1", "partner_join/id_card"),
     ]  # fmt: skip
     assert rules.needs_key("partner_join")
     assert not rules.needs_key("display")

@@ -12,7 +12,6 @@ import pytest
 import tomli_w
 
 from client import setup
-from client.home import Home
 from client.journal import verify
 from client.masking import policy as policies
 from client.masking import reveal, tables
@@ -43,14 +42,9 @@ class Office:
     def ask(self, column: str = "phone", **more: Any) -> None:
         settings = {"hours": 24, "now": NOW, "randomness": os.urandom, **more}
         reveal.ask(
-            self.table(),
-            self.policy(),
-            column,
-            "a customer asked for it",
-            "ana",
-            self.request,
-            **settings,
-        )
+            self.table(), self.policy(), column, "partner_join", "a customer asked for it", "ana",
+            self.request, **settings,
+        )  # fmt: skip
 
     def approve(self) -> None:
         reveal.approve(self.request, "dpo", self.place / "dpo.key", NOW)
@@ -122,6 +116,7 @@ def test_not_without_an_approval(office: Office) -> None:
     ("field", "value", "said"),
     [
         ("column", "email", "does not fit"),
+        ("purpose", "display", "does not fit"),
         ("reason", "another reason", "does not fit"),
         ("by", "mallory", "does not fit"),
         ("expires", NOW + timedelta(days=90), "does not fit"),
@@ -178,12 +173,12 @@ def test_a_table_that_lacks_the_column(office: Office) -> None:
     other = tables.opened(office.place / "other.csv")
     with pytest.raises(ConfigError, match=r"columns.phone: other.csv has no such column"):
         reveal.ask(
-            other, office.policy(), "phone", "a customer asked", "ana", office.request, hours=1, now=NOW,
-            randomness=os.urandom,
+            other, office.policy(), "phone", "partner_join", "a customer asked", "ana",
+            office.request, hours=1, now=NOW, randomness=os.urandom,
         )  # fmt: skip
     keys = KeySource("file", str(office.place / "masking.key")).read()
     with pytest.raises(ConfigError, match="no such column"):
-        reveal.retoken(other, office.policy(), office.place / "o.csv", keys=keys, columns=["phone"])
+        reveal.retoken(other, office.policy(), "partner_join", office.place / "o.csv", keys=keys)
 
 
 def test_keys_of_approvers(office: Office) -> None:
@@ -197,4 +192,3 @@ def test_keys_of_approvers(office: Office) -> None:
         office.approve()
     with pytest.raises(ConfigError, match="not an approver's key"):
         reveal.read_key(office.place / "nothing.key")
-    assert isinstance(office.home, Home)
