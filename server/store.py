@@ -133,9 +133,10 @@ class Store:
 
     def progress(self, job_id: str, done: int, planned: int | None = None) -> None:
         """Note how many releases are in, or how many elements of a match were dealt with."""
-        self._run("UPDATE jobs SET done = ?, updated = ? WHERE id = ?", done, self._clock(), job_id)
-        if planned is not None:
-            self._run("UPDATE jobs SET planned = ? WHERE id = ?", planned, job_id)
+        self._run(  # one statement: whoever reads sees both numbers or neither
+            "UPDATE jobs SET done = ?, planned = coalesce(?, planned), updated = ? WHERE id = ?",
+            done, planned, self._clock(), job_id,
+        )  # fmt: skip
 
     def add_stats(self, job_id: str, more: dict[str, Any]) -> None:
         """Add to a job's running figures: numbers are summed, lists joined."""

@@ -211,7 +211,7 @@ def test_sigkill_in_a_match(big: Live, whose: str) -> None:
     while not big.store.job(job_id).done and time.monotonic() < deadline:
         time.sleep(0.05)
     progress = big.store.job(job_id)
-    assert 0 < progress.done < progress.planned
+    assert 0 < progress.done < progress.planned, progress.reason
     if whose == "coordinator":
         child = big.coordinator
         assert child.process is not None
