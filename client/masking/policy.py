@@ -50,10 +50,11 @@ class How(Strict):
     scale: float = 0.0
     find: tuple[str, ...] = ()
     long_numbers: bool = True
+    own: bool = True
 
     def transform(self) -> Transform:
         """For :mod:`privacy.masking`."""
-        return Transform(self.do, self.to, self.scale, self.find, self.long_numbers)
+        return Transform(self.do, self.to, self.scale, self.find, self.long_numbers, self.own)
 
 
 class ColumnRule(Strict):
@@ -190,11 +191,17 @@ class Policy(Strict):
         Keys are of a purpose: who holds the tokens of a join, and the key, cannot link a release.
         """
         found = []
+        direct = tuple(
+            (name, rule.kind)
+            for name, rule in self.columns.items()
+            if rule.role == "direct" and rule.kind != "text"
+        )
         for name, rule in self.columns.items():
             how = rule.how(purpose)
             if how is not None:
                 domain = f"{purpose}/{rule.domain or name}"
-                found.append(Column(name, rule.kind, how.transform(), domain, self.region))
+                own = direct if how.do == "redact" and how.own else ()
+                found.append(Column(name, rule.kind, how.transform(), domain, self.region, own))
         if not found:
             raise ConfigError("columns", f"no column has a transform for {purpose}")
         return found

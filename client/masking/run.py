@@ -75,26 +75,38 @@ def masked_blocks(
     if keys is None and policy.needs_key(purpose):
         raise ConfigError("key", f"{purpose} makes tokens; name a key in the policy or with --keys")
     key = keys.current if keys else None
-    for block in table.blocks(kept):
-        if not outcome.rows:
-            _look_at_what_is_kept(policy, columns, block)
+    beside = [name for column in columns for name, _ in column.own]
+    looked: dict[str, pl.Series] = {}
+    for block in table.blocks(list(dict.fromkeys(kept + beside))):
+        _look_at_what_is_kept(policy, columns, block, looked)
         yield transform.masked(columns, block, key, randomness, outcome.counts)
         outcome.rows += len(block)
 
 
-LOOKED_AT = 10_000
+LOOKED_AT = 4096
+"""Distinct values of a column, in each block: of a category these are all."""
 EVIDENT = ("email", "phone", "id_card", "bank_card", "iban", "plate", "ip", "device_id")
 """Kinds that a column is not taken for by chance."""
 
 
 def _look_at_what_is_kept(
-    policy: Policy, columns: Sequence[transform.Column], block: pl.DataFrame
+    policy: Policy,
+    columns: Sequence[transform.Column],
+    block: pl.DataFrame,
+    looked: dict[str, pl.Series],
 ) -> None:
-    """Raises ConfigError where a column that is kept holds what its declared kind would not let pass."""
+    """Raises ConfigError where a column that is kept holds what its declared kind would not let pass. Every
+    block is looked at: what is personal may begin in the middle of a table. ``looked``: values of earlier
+    blocks, by column."""
     for column in columns:
         if column.transform.do != "keep" or policy.columns[column.name].reviewed:
             continue
-        seen = scan.column(block[column.name].head(LOOKED_AT), policy.region)
+        distinct = block[column.name].unique(maintain_order=True)
+        before = looked.setdefault(column.name, distinct.clear())
+        new = distinct.filter(~distinct.is_in(before.implode()))
+        some = new.gather_every(max(1, -(-len(new) // LOOKED_AT)))
+        looked[column.name] = some if len(before) > LOOKED_AT else before.append(some)
+        seen = scan.column(some, policy.region)
         kinds = [kind for kind in (seen.kind, *seen.inside) if kind in EVIDENT]
         if seen.unmasked and kinds:
             raise ConfigError(

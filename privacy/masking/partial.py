@@ -10,14 +10,9 @@ from __future__ import annotations
 
 import polars as pl
 
+from privacy.identifiers.person_name import DOUBLE_SURNAMES
 from privacy.identifiers.text import keep
 
-DOUBLE_SURNAMES = [
-    "欧阳", "司马", "上官", "诸葛", "东方", "皇甫", "尉迟", "公孙", "慕容", "司徒", "令狐", "长孙",
-    "宇文", "夏侯", "端木", "百里", "南宫", "独孤", "轩辕", "闻人", "澹台", "公冶", "宗政", "濮阳",
-    "淳于", "单于", "太叔", "申屠", "仲孙", "钟离", "鲜于", "司空", "闾丘", "西门", "歐陽", "司馬",
-    "諸葛", "東方", "尉遲", "公孫", "長孫", "獨孤", "軒轅", "聞人", "鍾離", "西門",
-]  # fmt: skip
 _HAN = "^[\u3400-\u9fff\U00020000-\U000323af]{2,6}$"
 _DOUBLE = f"^(?:{'|'.join(DOUBLE_SURNAMES)})."
 _PLACE = r"^(?:中国)?([^\s\d]{2,7}?(?:省|自治区|特别行政区|市)(?:[^\s\d]{1,9}?(?:市|自治州|地区|盟|区|县))?)."

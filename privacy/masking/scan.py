@@ -15,10 +15,10 @@ from dataclasses import dataclass, field, replace
 import polars as pl
 
 from privacy.identifiers import HOME_REGION, device
+from privacy.identifiers.person_name import SURNAME
 from privacy.identifiers.text import cleaned, keep, short, texts
 from privacy.masking import text
 from privacy.masking.kinds import KINDS
-from privacy.masking.partial import DOUBLE_SURNAMES
 from privacy.masking.quality import as_time
 from privacy.masking.statistics import wilson
 from privacy.masking.transform import HIDDEN
@@ -34,12 +34,7 @@ TRACE = 1e-4
 """Share of values with personal data in them from which text is called unmasked; of kinds that are never
 met by chance a single one is enough."""
 CERTAIN = ("email", "id_card", "iban")
-_SURNAMES = (
-    "王李张刘陈杨黄赵吴周徐孙马朱胡郭何林高罗郑梁谢宋唐许韩邓冯曹彭曾肖萧田董潘袁蔡蒋余于杜叶程魏苏吕丁任卢"
-    "姚沈钟姜崔谭陆范汪廖石金韦贾夏付傅方邹熊白孟秦邱侯江尹薛闫雷龙黎史陶贺毛郝顾龚邵万覃武钱戴严莫孔向常汤"
-    "張劉陳楊黃趙吳孫馬鄭謝許韓鄧馮蕭葉蘇呂盧鐘譚陸範廖韋賈鄒錢嚴湯龍顧龔賀"
-)
-_CHINESE_NAME = rf"^(?:{'|'.join(DOUBLE_SURNAMES)}|[{_SURNAMES}])[\p{{Han}}]{{1,2}}$"
+_CHINESE_NAME = rf"^{SURNAME}\p{{Han}}{{1,2}}$"
 _LATIN_NAME = r"^\p{Lu}[\p{L}'’.-]+(?: \p{Lu}[\p{L}'’.-]*){0,3}$"
 _NAME_HEADING = re.compile(r"name|姓名|名字|联系人|客户名|contact", re.I)
 _BIRTH_HEADING = re.compile(r"birth|dob|born|生日|出生", re.I)

@@ -16,6 +16,7 @@ from privacy.errors import DataError, ParameterError
 from privacy.identifiers import HOME_REGION
 from privacy.masking import generalise, keyed, text
 from privacy.masking.kinds import kind as kind_of
+from privacy.masking.own import Own
 from privacy.randomness import Randomness
 
 HIDDEN = "***"
@@ -26,13 +27,15 @@ TRANSFORMS = ("keep", "partial", *KEYED, "generalise", "suppress", "noise", "red
 @dataclass(frozen=True)
 class Transform:
     """``do``: one of TRANSFORMS. ``to``: how to generalise. ``scale``: of the noise. ``find``: kinds
-    to redact, all if empty. ``long_numbers``: whether redaction takes unknown long numbers too."""
+    to redact, all if empty. ``long_numbers``: whether redaction takes unknown long numbers too. ``own``:
+    whether it takes the row's own values, see :class:`Column`."""
 
     do: str
     to: str = ""
     scale: float = 0.0
     find: tuple[str, ...] = ()
     long_numbers: bool = True
+    own: bool = True
 
     def check(self, kind: str) -> None:
         """Raises ParameterError unless this can be done to columns of ``kind``."""
@@ -53,8 +56,8 @@ class Transform:
             if kind != "text":  # what it does not recognise it leaves
                 raise ParameterError(f"redact is for text, not for {kind}")
             text.chosen(self.find)
-        elif self.find or not self.long_numbers:
-            raise ParameterError(f"find and long_numbers are for redact, not for {self.do}")
+        elif self.find or not self.long_numbers or not self.own:
+            raise ParameterError(f"find, long_numbers and own are for redact, not for {self.do}")
         if self.do in KEYED and kind == "text":
             raise ParameterError(f"{self.do} is for values that repeat, not for free text")
 
@@ -62,13 +65,15 @@ class Transform:
 @dataclass(frozen=True)
 class Column:
     """One column of a policy. ``domain``: columns with one domain have one key, so that equal values
-    have equal tokens. ``region``: of telephone numbers without a country code."""
+    have equal tokens. ``region``: of telephone numbers without a country code. ``own``: names and kinds of
+    the columns whose values are redacted from this one, row by row."""
 
     name: str
     kind: str
     transform: Transform
     domain: str
     region: str = HOME_REGION
+    own: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass
@@ -89,16 +94,21 @@ class Counts:
 
 
 def apply(
-    column: Column, values: pl.Series, key: keyed.MasterKey | None, randomness: Randomness
+    column: Column,
+    values: pl.Series,
+    key: keyed.MasterKey | None,
+    randomness: Randomness,
+    own: Sequence[Own] = (),
 ) -> tuple[pl.Series, Counts]:
-    """The column masked, (n,), and what was counted. Raises ParameterError if a key is missing."""
+    """The column masked, (n,), and what was counted. ``own``: what the same rows hold, for redaction.
+    Raises ParameterError if a key is missing."""
     do, nulls = column.transform.do, values.null_count()
     counts = Counts(len(values) - nulls, nulls)
     if do == "keep":
         return values, counts
     if do == "redact":
-        find = column.transform.find or text.KINDS
-        result = text.redacted(values, find, long_numbers=column.transform.long_numbers)
+        find, long_numbers = column.transform.find or text.KINDS, column.transform.long_numbers
+        result = text.redacted(values, find, long_numbers=long_numbers, own=own)
         counts.found = sum(result.found.values())
         return result.text, counts
     if do == "suppress":
@@ -143,15 +153,17 @@ def masked(
     randomness: Randomness,
     counts: dict[str, Counts],
 ) -> pl.DataFrame:
-    """A block of a table with every column of the policy masked and no other; adds to ``counts``.
+    """A block of a table with every column of the policy masked and no other; adds to ``counts``. The block
+    holds the columns and those that are redacted from them.
 
     Raises DataError that names the column, ParameterError.
     """
     result = []
     for column in columns:
         values = frame[column.name]
+        own = [(kind, frame[name]) for name, kind in column.own]
         try:
-            series, counted = apply(column, values, key, randomness)
+            series, counted = apply(column, values, key, randomness, own)
         except pl.exceptions.PolarsError:  # whose message may quote values
             reason = f"values of type {values.dtype} cannot become {column.transform.do}"
             raise DataError(f"column {column.name}: {reason} of a {column.kind}") from None

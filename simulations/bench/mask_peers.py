@@ -112,7 +112,7 @@ def values(target: Path) -> dict[str, Any]:
         source = faker.Faker(locale)
         draw = {
             "phone": source.phone_number, "email": source.email,
-            "bank_card": source.credit_card_number,
+            "bank_card": source.credit_card_number, "name": source.name, "address": source.address,
         }  # fmt: skip
         draw |= {"id_card": source.ssn} if locale == "zh_CN" else {"iban": source.iban}
         made += [(kind, locale, one()) for kind, one in draw.items() for _ in range(2_000)]

@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -269,13 +270,38 @@ def _strange(folder: Path, peer: Path | None) -> list[Row]:
         frames.setdefault((kind, locale), []).append(value)
     result = []
     for (kind, locale), values in frames.items():
-        sentence = "联系方式{}，谢谢" if locale == "zh_CN" else "Contact: {}, thanks."
-        notes = pl.Series([sentence.format(value) for value in values])
-        made = text.redacted(notes).text.to_list()
-        hidden = sum(value not in note for value, note in zip(values, made, strict=True))
         case = f"Faker {found['version']}, {locale}: {kind}"
-        result.append(Row(case, "hidden", hidden / len(values)))
+        for metric, sentence in SENTENCES[locale].get(kind, SENTENCES[locale][""]).items():
+            result.append(Row(case, metric, _hidden(sentence, values)))
     return result
+
+
+SENTENCES = {
+    "zh_CN": {
+        "": {"hidden": "联系方式{}，谢谢"},
+        "name": {
+            "hidden, announced": "联系人：{}，谢谢", "hidden, by a title": "请转告{}先生",
+            "hidden, unannounced": "{}说明天再来",
+        },
+    },
+    "en_US": {
+        "": {"hidden": "Contact: {}, thanks."},
+        "name": {
+            "hidden, announced": "Contact: {}, thanks.", "hidden, unannounced": "Spoke with {} today.",
+        },
+    },
+}  # fmt: skip
+
+
+def _hidden(sentence: str, values: list[str]) -> float:
+    """The share of values of which no word is left; a word has three characters, a Chinese one two."""
+    made = text.redacted(pl.Series([sentence.format(value) for value in values])).text.to_list()
+    plain = sentence.replace("{}", " ")
+    left = [
+        any(word in note and word not in plain for word in re.findall(r"\w{3,}|[一-鿿]{2,}", value))
+        for value, note in zip(values, made, strict=True)
+    ]
+    return 1 - sum(left) / len(values)
 
 
 def _peer(python: Path, *arguments: str | Path) -> dict[str, Any]:

@@ -89,9 +89,34 @@ def test_a_column_that_is_kept_under_a_false_name(place: Path) -> None:
         with pytest.raises(ConfigError, match=f"columns.city: .* looks like {kind}"):
             mask(place, "display", "out.parquet", "leaky.parquet")
         assert not (place / "out.parquet").exists()
+    whole = pl.concat([table] * 70)  # several blocks: what is personal begins in the last one
+    city = whole["city"].scatter([len(whole) - 1], leak[5])
+    whole.with_columns(city.alias("city")).write_parquet(place / "late.parquet")
+    assert len(whole) > tables.ROWS
+    with pytest.raises(ConfigError, match=r"columns\.city: .* looks like email"):
+        mask(place, "display", "out.parquet", "late.parquet")
+    assert not (place / "out.parquet").exists()
     reviewed = POLICY.replace("[columns.city]", "[columns.city]\nreviewed = true")
     (place / "policy.toml").write_text(reviewed)
     assert mask(place, "display", "out.parquet", "leaky.parquet")[1].rows == ROWS
+
+
+def test_a_note_does_not_name_whom_its_row_is_about(place: Path) -> None:
+    """Even what no pattern finds: an id, a name that nothing announces."""
+    table = pl.read_parquet(place / "customers.parquet")
+    said = "今天" + table["name"].fill_null("-") + "来了，编号" + table["id"]
+    table.with_columns(said.alias("note")).write_parquet(place / "named.parquet")
+    made, done = mask(place, "display", "out.parquet", "named.parquet")
+    assert made.columns == ["name", "phone", "email", "birth_date", "city", "amount", "note"]
+    long = table["name"].str.strip_chars().str.len_bytes() >= 4
+    plain = made["note"].filter(long).str.replace_all(r"[ ,，]", "")
+    assert set(plain) == {"今天[name]来了编号[id]"}
+    assert done.counts["note"].found >= ROWS
+    text = POLICY.replace('display = "redact"', 'display = { do = "redact", own = false }')
+    assert text != POLICY
+    (place / "policy.toml").write_text(text)
+    made, _ = mask(place, "display", "kept.parquet", "named.parquet")
+    assert made["note"].str.contains("C0").all()
 
 
 def test_encrypted(place: Path) -> None:

@@ -59,7 +59,7 @@ def test_counts_nulls_and_chosen_kinds() -> None:
     assert result.found == {"email": 1, "number": 0}
     assert text.redacted(values).found["phone"] == 2
     with pytest.raises(ParameterError, match="cannot be found"):
-        text.redacted(values, ("name",))
+        text.redacted(values, ("device_id",))
 
 
 def test_long_numbers_are_hidden_unless_one_says_otherwise() -> None:
