@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from client import postgres
 from privacy.errors import DataError
 from privacy.identifiers import HOME_REGION
 from privacy.programs.columns import Category, Column, Columns, Floats, Label, Number
@@ -415,7 +416,7 @@ def _opened(
         }
     location = source.location
     csv = "read_csv({}, all_varchar=true, header=true, store_rejects=true)"
-    if location.startswith(("postgresql://", "postgres://")):
+    if location.startswith(postgres.SCHEMES):
         with _postgres_copy(source) as path, duckdb.connect(config=settings) as db:
             yield db, csv.format(_literal(str(path))), rejects
         return
@@ -441,39 +442,15 @@ def _opened(
 @contextmanager
 def _postgres_copy(source: Source) -> Iterator[Path]:
     """The mapped columns as a CSV file that only this user can read, gone afterwards."""
-    try:
-        import psycopg
-        from psycopg import sql
-    except ImportError:
-        raise DataError("PostgreSQL needs the extra: pip install tallystick[postgres]") from None
     if not source.table:
         raise DataError("database: partner.toml, data.table is missing")
     names = list(
         dict.fromkeys([source.person, *source.columns.values(), *source.identifiers.values()])
     )
-    query = sql.SQL("COPY (SELECT {} FROM {}) TO STDOUT WITH (FORMAT csv, HEADER)").format(
-        sql.SQL(", ").join(map(sql.Identifier, names)),
-        sql.SQL(".").join(map(sql.Identifier, source.table.split("."))),
-    )
     handle, name = tempfile.mkstemp(prefix="tallystick-", suffix=".csv")
     try:
         with os.fdopen(handle, "wb") as target:
-            try:
-                with (
-                    psycopg.connect(source.location, connect_timeout=10) as connection,
-                    connection.cursor() as cursor,
-                    cursor.copy(query) as copy,
-                ):
-                    for data in copy:
-                        target.write(data)
-            except psycopg.errors.UndefinedColumn:
-                raise DataError("database: a mapped column does not exist") from None
-            except psycopg.errors.UndefinedTable:
-                raise DataError("database: the table does not exist") from None
-            except psycopg.Error as error:
-                raise DataError(
-                    f"database: {type(error).__name__}; is it running and reachable?"
-                ) from None
+            postgres.copy(source.location, source.table, names, target)
         yield Path(name)
     finally:
         Path(name).unlink(missing_ok=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from privacy.randomness import Randomness, stream
 from protos import jobs
 from protos.toml import build
 from simulations.alliances import Alliance, create
+from tests.postgres import server
 
 ROOT = Path(__file__).parent.parent
 NAMES = ("bank", "shop", "telecom", "utility", "insurer")
@@ -135,3 +136,9 @@ def shared(*parts: str) -> Path:
             f"{'/'.join(parts)} is not here; set TALLYSTICK_SHARED to the folder that holds it"
         )
     return path
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    with server() as location:
+        yield location

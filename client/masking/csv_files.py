@@ -23,13 +23,16 @@ Blocks = Callable[[list[str] | None], Iterator[pl.DataFrame]]
 """Gives the blocks of the columns that it is told, of all for None."""
 
 
-def opened(path: Path, encoding: str, delimiter: str) -> tuple[list[str], Blocks]:
-    """Names of the columns, and their blocks as texts. Raises ConfigError, DataError."""
+def opened(
+    path: Path, encoding: str, delimiter: str, name: str | None = None
+) -> tuple[list[str], Blocks]:
+    """Names of the columns, and their blocks as texts. ``name``: for messages. Raises ConfigError,
+    DataError."""
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
 
-    used = _encoding(path, encoding)
-    names = _heading(path, used, delimiter)
+    name, used = name or path.name, _encoding(path, encoding)
+    names = _heading(path, name, used, delimiter)
     wrong: list[Any] = []
 
     def invalid(row: Any) -> str:
@@ -55,7 +58,9 @@ def opened(path: Path, encoding: str, delimiter: str) -> tuple[list[str], Blocks
             except StopIteration:
                 return
             except (pa.ArrowException, OSError, UnicodeError) as error:
-                raise _what_is_wrong(path, used, delimiter, names, str(error), wrong) from None
+                raise _what_is_wrong(
+                    path, name, used, delimiter, names, str(error), wrong
+                ) from None
             yield pl.DataFrame(batch)
 
     return names, blocks
@@ -74,7 +79,7 @@ def _encoding(path: Path, encoding: str) -> str:
     return "utf-8" if start.startswith(codecs.BOM_UTF8) else encoding
 
 
-def _heading(path: Path, encoding: str, delimiter: str) -> list[str]:
+def _heading(path: Path, name: str, encoding: str, delimiter: str) -> list[str]:
     csv.field_size_limit(sys.maxsize)
     try:
         with path.open(encoding=encoding, errors="surrogateescape", newline="") as file:
@@ -82,20 +87,26 @@ def _heading(path: Path, encoding: str, delimiter: str) -> list[str]:
         "".join(names or ()).encode()
     except (UnicodeError, csv.Error):
         raise DataError(
-            f"{path.name}: the heading is not {encoding}; say which it is with --encoding"
+            f"{name}: the heading is not {encoding}; say which it is with --encoding"
         ) from None
     if not names:
-        raise DataError(f"{path.name}: is empty; the first line must name the columns")
-    return [name.removeprefix("\ufeff") for name in names]
+        raise DataError(f"{name}: is empty; the first line must name the columns")
+    return [heading.removeprefix("\ufeff") for heading in names]
 
 
 def _what_is_wrong(
-    path: Path, encoding: str, delimiter: str, names: list[str], message: str, wrong: list[Any]
+    path: Path,
+    name: str,
+    encoding: str,
+    delimiter: str,
+    names: list[str],
+    message: str,
+    wrong: list[Any],
 ) -> DataError:
     """Which row and column: found by reading the file once more, slowly. Messages of readers quote
     rows and are not passed on."""
     if "straddling" in message or "block_size" in message:
-        return DataError(f"{path.name}: a row is longer than {BLOCK >> 20} MiB")
+        return DataError(f"{name}: a row is longer than {BLOCK >> 20} MiB")
     number = 0
     try:
         with path.open(encoding=encoding, errors="surrogateescape", newline="") as file:
@@ -104,21 +115,19 @@ def _what_is_wrong(
             for number, cells in enumerate(lines, start=1):
                 if cells and len(cells) != len(names):
                     return DataError(
-                        f"{path.name}: row {number} has {len(cells)} columns, the heading {len(names)}"
+                        f"{name}: row {number} has {len(cells)} columns, the heading {len(names)}"
                     )
-                for name, cell in zip(names, cells, strict=False):
+                for column, cell in zip(names, cells, strict=False):
                     if re.search("[\udc80-\udcff]", cell):
                         return DataError(
-                            f"{path.name}: row {number}, column {name}: is not {encoding};"
+                            f"{name}: row {number}, column {column}: is not {encoding};"
                             " say which encoding it is with --encoding, or mend the row"
                         )
     except (csv.Error, UnicodeError):
-        return DataError(
-            f"{path.name}: after row {number}: a quote is not closed, or bytes are missing"
-        )
+        return DataError(f"{name}: after row {number}: a quote is not closed, or bytes are missing")
     if wrong:
         row = wrong[0]
         return DataError(
-            f"{path.name}: a row has {row.actual_columns} columns, the heading {row.expected_columns}"
+            f"{name}: a row has {row.actual_columns} columns, the heading {row.expected_columns}"
         )
-    return DataError(f"{path.name}: is not readable as CSV in {encoding}")
+    return DataError(f"{name}: is not readable as CSV in {encoding}")

@@ -9,8 +9,11 @@ from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 import typer
+
+from privacy.errors import ConfigError
 
 if TYPE_CHECKING:
     from client.home import Home
@@ -29,7 +32,21 @@ class Purpose(StrEnum):
     RELEASE = "release"
 
 
-TableArgument = Annotated[Path, typer.Argument(help="a .csv, .tsv, .parquet or .duckdb file")]
+def _without_password(table: str) -> str:
+    if "://" in table and urlsplit(table).password is not None:
+        raise ConfigError(
+            "TABLE", "has a password in it, which everybody on this machine can see; use ~/.pgpass"
+        )
+    return table
+
+
+TableArgument = Annotated[
+    str,
+    typer.Argument(
+        help="a .csv, .tsv, .parquet or .duckdb file, or postgresql://USER@HOST/DB",
+        callback=_without_password,
+    ),
+]
 PolicyOption = Annotated[Path, typer.Option("--policy", help="the table policy, TOML")]
 PurposeOption = Annotated[Purpose, typer.Option("--purpose", help="what the result is for")]
 KeysOption = Annotated[
@@ -37,7 +54,9 @@ KeysOption = Annotated[
     typer.Option("--keys", help="file:PATH, env:NAME or keyring:NAME; else the policy's"),
 ]
 EncodingOption = Annotated[str, typer.Option("--encoding", help="of a CSV file, such as gb18030")]
-InsideOption = Annotated[str | None, typer.Option("--table", help="which table of a .duckdb file")]
+InsideOption = Annotated[
+    str | None, typer.Option("--table", help="of a .duckdb file or a database")
+]
 OutOption = Annotated[Path, typer.Option("--out", help="the file to write, whole or not at all")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 HomeOption = Annotated[
@@ -47,7 +66,7 @@ HERE = Path("partner")
 
 
 def prepared(
-    table: Path, policy: Path, keys: str | None, encoding: str, inside: str | None
+    table: str, policy: Path, keys: str | None, encoding: str, inside: str | None
 ) -> tuple[Policy, Table, KeyRing | None]:
     """The policy, the table that it is for, and its keys. Raises ConfigError, DataError."""
     from client.masking import policy as policies
@@ -56,7 +75,7 @@ def prepared(
     rules = policies.load(policy)
     ring = key_ring(keys, rules, policy)
     source = tables.opened(table, keys=ring, encoding=encoding, table=inside)
-    rules.check_columns(source.names, table.name)
+    rules.check_columns(source.names, source.name)
     return rules, source, ring
 
 

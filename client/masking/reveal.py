@@ -184,7 +184,7 @@ def _token(policy: Policy, name: str, purpose: Purpose) -> Column:
 def _has(table: Table, columns: list[str]) -> None:
     for name in columns:
         if name not in table.names:
-            raise ConfigError(f"columns.{name}", f"{table.path.name} has no such column")
+            raise ConfigError(f"columns.{name}", f"{table.name} has no such column")
 
 
 def retoken(

@@ -68,7 +68,7 @@ def masked_blocks(
     outcome: Outcome,
 ) -> Iterator[pl.DataFrame]:
     """Blocks of the masked table; counts go into ``outcome``. Raises ConfigError, DataError."""
-    policy.check_columns(table.names, table.path.name)
+    policy.check_columns(table.names, table.name)
     columns = policy.for_purpose(purpose)
     kept = [column.name for column in columns]
     outcome.dropped = tuple(name for name in table.names if name not in kept)
@@ -223,7 +223,7 @@ def risks(
     progress: Progress,
 ) -> tuple[risk.Risk, risk.Risk, list[str]]:
     """Risk of the declared columns before, of the masked ones after, and the objections to the latter."""
-    policy.check_columns(table.names, table.path.name)
+    policy.check_columns(table.names, table.name)
     roles = policy.columns.items()
     quasi = [name for name, rule in roles if rule.role == "quasi"]
     sensitive = [name for name, rule in roles if rule.role == "sensitive"]
@@ -259,7 +259,7 @@ def lineage_of(
         plain = how.model_dump(mode="json", exclude_defaults=True) if how else {}
         columns[name] = {**asdict(counts), "transform": plain}
     return Lineage(
-        {"file": table.path.name, "sha256": file_digest(table.path), "rows": outcome.rows},
+        {"file": table.name, "sha256": file_digest(table.path), "rows": outcome.rows},
         made,
         {"name": policy.name, "sha256": policy.digest()},
         purpose,

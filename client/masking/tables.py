@@ -1,4 +1,4 @@
-"""Tables in and out, a block of rows at a time: CSV, Parquet (encrypted too), DuckDB.
+"""Tables in and out, a block of rows at a time: CSV, Parquet (encrypted too), DuckDB, PostgreSQL.
 
 Whatever is wrong with a table is said with row and column, never with a value. A table that is written
 is there whole or not at all.
@@ -7,6 +7,9 @@ is there whole or not at all.
 from __future__ import annotations
 
 import hashlib
+import os
+import tempfile
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import polars as pl
 
+from client import postgres
 from client.home import new_private, unfinished
 from client.masking import csv_files, parquet_keys
 from client.masking.keys import KeyRing
@@ -27,7 +31,8 @@ ROWS = 1 << 17
 
 
 class Table:
-    """A table to read. ``rows``: how many, None where only reading tells."""
+    """A table to read. ``name``: what messages call it. ``path``: the file that holds it. ``rows``: how
+    many, None where only reading tells."""
 
     def __init__(
         self,
@@ -35,8 +40,10 @@ class Table:
         names: list[str],
         rows: int | None,
         blocks: Callable[[list[str] | None], Iterator[pl.DataFrame]],
+        name: str = "",
     ) -> None:
         self.path, self.names, self.rows, self._blocks = path, names, rows, blocks
+        self.name = name or path.name
 
     def blocks(self, columns: list[str] | None = None) -> Iterator[pl.DataFrame]:
         """Blocks of ``columns``, all of them by default; an empty one if there are no rows. Raises
@@ -71,10 +78,18 @@ class Table:
 
 
 def opened(
-    path: Path, *, keys: KeyRing | None = None, encoding: str = "utf-8", table: str | None = None
+    place: str | Path,
+    *,
+    keys: KeyRing | None = None,
+    encoding: str = "utf-8",
+    table: str | None = None,
 ) -> Table:
-    """A table by its suffix. ``table``: in a DuckDB file. Raises DataError, ConfigError."""
+    """A table by its suffix, or of ``postgresql://USER@HOST/DATABASE``. ``table``: in a DuckDB file or a
+    database. Raises DataError, ConfigError."""
     _needs_pyarrow()
+    if str(place).startswith(postgres.SCHEMES):
+        return _postgres(str(place), table)
+    path = Path(place)
     if not path.is_file():
         raise DataError(f"{path.name}: file not found")
     suffix = path.suffix.lower()
@@ -82,11 +97,11 @@ def opened(
         return _parquet(path, keys)
     if suffix in (".csv", ".tsv", ".txt"):
         names, blocks = csv_files.opened(path, encoding, "\t" if suffix == ".tsv" else ",")
-        _check_names(path, names)
+        _check_names(path.name, names)
         return Table(path, names, None, blocks)
     if suffix in (".duckdb", ".db"):
         return _duckdb(path, table)
-    raise DataError(f"{path.name}: use .csv, .tsv, .parquet or .duckdb")
+    raise DataError(f"{path.name}: use .csv, .tsv, .parquet, .duckdb or postgresql://")
 
 
 @contextmanager
@@ -96,7 +111,7 @@ def column_errors(table: Table) -> Iterator[None]:
         yield
     except pl.exceptions.PolarsError as error:
         reason = f"a column has a type that does not fit its kind ({type(error).__name__})"
-        raise DataError(f"{table.path.name}: {reason}") from None
+        raise DataError(f"{table.name}: {reason}") from None
 
 
 def _needs_pyarrow() -> None:
@@ -121,7 +136,7 @@ def _parquet(path: Path, keys: KeyRing | None) -> Table:
         file_of = pq.ParquetFile(path, decryption_properties=properties, pre_buffer=False)
         names, rows = file_of.schema_arrow.names, file_of.metadata.num_rows
         file_of.close()
-    _check_names(path, names)
+    _check_names(path.name, names)
 
     def blocks(columns: list[str] | None) -> Iterator[pl.DataFrame]:
         again = parquet_keys.decryption(keys) if encrypted and keys else None
@@ -163,12 +178,12 @@ def _frame(batch: pa.RecordBatch) -> pl.DataFrame:
     return frame.with_columns(pl.col(dictionaries).cast(pl.String)) if dictionaries else frame
 
 
-def _check_names(path: Path, names: list[str]) -> None:
+def _check_names(table: str, names: list[str]) -> None:
     for place, name in enumerate(names):
         if name in names[:place]:
-            raise DataError(f"{path.name}: two columns are called the same (column {place + 1})")
+            raise DataError(f"{table}: two columns are called the same (column {place + 1})")
         if not name.strip():
-            raise DataError(f"{path.name}: column {place + 1} has no name in the heading")
+            raise DataError(f"{table}: column {place + 1} has no name in the heading")
 
 
 # ---------------------------------------------------------------------- DuckDB
@@ -198,6 +213,38 @@ def _duckdb(path: Path, table: str | None) -> Table:
                 yield _frame(batch)
 
     return Table(path, names, int(count[0]) if count else None, blocks)
+
+
+# ---------------------------------------------------------------------- PostgreSQL
+
+
+def _postgres(location: str, table: str | None) -> Table:
+    """A copy of the table as texts, in a file without a name: it is gone with this process, however that
+    ends. Messages call it by the table's name, never by the location, which may hold a password."""
+    if not table:
+        raise DataError("database: say which table with --table")
+    handle, name = tempfile.mkstemp(prefix="tallystick-")
+    path = Path(f"/dev/fd/{handle}")
+    try:
+        Path(name).unlink()
+        with os.fdopen(handle, "wb", closefd=False) as file:
+            postgres.copy(location, table, None, file)
+        names, read = csv_files.opened(path, "utf-8", ",", table)
+        _check_names(table, names)
+    except BaseException as error:
+        os.close(handle)
+        if isinstance(error, OSError):
+            reason = f"{table}: cannot be copied to {tempfile.gettempdir()}: {error.strerror}"
+            raise DataError(reason) from None
+        raise
+
+    def blocks(columns: list[str] | None) -> Iterator[pl.DataFrame]:
+        os.lseek(handle, 0, os.SEEK_SET)  # some systems share the place among all who open it so
+        yield from read(columns)
+
+    made = Table(path, names, None, blocks, table)
+    weakref.finalize(made, os.close, handle)
+    return made
 
 
 # ---------------------------------------------------------------------- writing

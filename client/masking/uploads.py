@@ -64,12 +64,10 @@ def upload(
     if len(set(fields.values())) != len(fields):
         raise ConfigError("columns", "two columns have the same platform_upload")
     source = home.source()
-    if "://" in source.location:
-        raise ConfigError("data.source", "uploads read files; export the table first")
-    table = opened(Path(source.location), table=source.table)
-    policy.check_columns(table.names, table.path.name)
+    table = opened(source.location, table=source.table)
+    policy.check_columns(table.names, table.name)
     if source.person not in table.names:
-        raise ConfigError("data.person", f"{table.path.name} has no column {source.person}")
+        raise ConfigError("data.person", f"{table.name} has no column {source.person}")
     people = _list(home, name)
     counts = Uploaded(people=len(people))
     digest, size = hashlib.sha256(), 0

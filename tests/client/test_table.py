@@ -1,13 +1,6 @@
 from __future__ import annotations
 
-import contextlib
-import os
-import pwd
-import shutil
-import socket
-import subprocess
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
@@ -20,6 +13,7 @@ from privacy.errors import DataError
 from privacy.programs.columns import Category
 from simulations import datasets
 from tests.conftest import COLUMNS, HEAD, data_settings, write_csv
+from tests.postgres import load
 
 DECLARED = datasets.declared({k: v for k, v in COLUMNS.items() if k != "region"}) | {
     "region": Category("region", ("north", "south", "east"))
@@ -134,64 +128,11 @@ def test_folds_are_uniform_and_public() -> None:
     assert (np.abs(counts - 1000) < 6 * np.sqrt(1000)).all()
 
 
-POSTGRES = Path("/usr/lib/postgresql/15/bin")
-
-
-@pytest.fixture
-def postgres() -> Iterator[str]:
-    """A server of our own, as an unprivileged user: ``initdb`` refuses root."""
-    if not (POSTGRES / "initdb").exists():
-        pytest.skip("PostgreSQL 15's server binaries are not installed")
-    pytest.importorskip("psycopg")
-    prefix: list[str] = []
-    root = Path(tempfile.mkdtemp(prefix="pg-"))
-    if os.geteuid() == 0:
-        user = "postgres" if "postgres" in {p.pw_name for p in pwd.getpwall()} else "nobody"
-        shutil.chown(root, user)
-        prefix = [
-            "setpriv",
-            f"--reuid={user}",
-            f"--regid={pwd.getpwnam(user).pw_gid}",
-            "--clear-groups",
-        ]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    data = root / "data"
-    run = {"check": True, "capture_output": True, "cwd": root}
-    subprocess.run(
-        [*prefix, str(POSTGRES / "initdb"), "-D", str(data), "-U", "tally", "-A", "trust"], **run
-    )  # type: ignore[call-overload]
-    server = subprocess.Popen(
-        [*prefix, str(POSTGRES / "postgres"), "-D", str(data), "-p", str(port), "-k", str(root),
-         "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"],
-        cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        import time
-
-        for _ in range(100):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break
-            time.sleep(0.1)
-        time.sleep(0.5)
-        yield f"postgresql://tally@127.0.0.1:{port}/postgres"
-    finally:
-        server.terminate()
-        server.wait(20)
-        shutil.rmtree(root, ignore_errors=True)
-
-
 def test_postgresql(postgres: str, tmp_path: Path) -> None:
-    import psycopg
-
     csv = tmp_path / "t.csv"
     write_csv(csv, range(80))
-    with psycopg.connect(postgres) as connection, connection.cursor() as cursor:
-        cursor.execute("CREATE TABLE crm (id text, age int, spend float8, region text,"
-                       " returned bool, mail text, mobile text)")  # fmt: skip
-        with cursor.copy("COPY crm FROM STDIN WITH (FORMAT csv, HEADER)") as copy:
-            copy.write(csv.read_text())
+    load(postgres, "crm", csv, "id text, age int, spend float8, region text, returned bool, mail text,"
+                               " mobile text")  # fmt: skip
     settings = data_settings(csv)
     source = Source(postgres, "id", settings["columns"], settings["identifiers"], "crm")
     before = set(Path(tempfile.gettempdir()).glob("tallystick-*.csv"))

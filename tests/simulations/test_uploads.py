@@ -20,6 +20,7 @@ from protos.toml import read_toml
 from simulations.alliances import Alliance, create
 from simulations.room import Room
 from tests.conftest import data_settings, job, terms, write_csv
+from tests.postgres import load
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 POLICY = """\
@@ -38,15 +39,21 @@ platform_upload = "phone"
 """
 
 
+CRM = "id text, age int, spend float8, region text, returned bool, mail text, mobile text"
+
+
 @pytest.fixture
 def alliance_of(tmp_path: Path) -> Callable[..., Alliance]:
-    def make(platforms: list[str], upload_to: list[str]) -> Alliance:
+    def make(platforms: list[str], upload_to: list[str], database: str | None = None) -> Alliance:
         wanted, data = terms(2), {}
         wanted["matching"] |= {"recipients": ["bank"], "platforms": platforms}
         for name, numbers in (("bank", range(200)), ("shop", range(100, 300))):
             path = tmp_path / f"{name}.csv"
             write_csv(path, numbers)
             data[name] = data_settings(path)
+        if database:
+            load(database, "crm", tmp_path / "bank.csv", CRM)
+            data["bank"] |= {"source": database, "table": "crm"}
         made = create(tmp_path, ["bank", "shop"], wanted, data)
         config = made.partners["bank"].config_file
         text = config.read_text().replace(
@@ -103,6 +110,16 @@ def test_upload_files(alliance_of: Callable[..., Alliance], tmp_path: Path) -> N
         last = store.rows("SELECT kind, recipient, content FROM journal ORDER BY sequence DESC")[0]
         digest = hashlib.sha256((tmp_path / "uid2.jsonl").read_bytes()).digest()
         assert last == ("upload for insight", "uid2", digest)
+
+
+def test_an_upload_from_a_database(
+    alliance_of: Callable[..., Alliance], tmp_path: Path, postgres: str
+) -> None:
+    with Room(alliance_of(["google"], ["google"], postgres)) as room:
+        counts = _upload(room, _matched(room), "google", tmp_path / "google.csv")
+        assert (counts.people, counts.rows, counts.without) == (100, 100, 0)
+        made = pl.read_csv(tmp_path / "google.csv")
+        assert made["Email"][0] == hashlib.sha256(b"user100@example.com").hexdigest()
 
 
 @pytest.mark.parametrize(

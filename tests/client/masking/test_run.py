@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ from client.masking.keys import KeySource
 from privacy.errors import ConfigError, DataError, ReleaseRefused
 from privacy.masking.scan import scan
 from privacy.randomness import stream
+from simulations import customers
 from tests.client.masking.conftest import POLICY, ROWS
 from tests.conftest import ROOT
+from tests.postgres import load
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -29,13 +32,18 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 def mask(
     place: Path, purpose: Any, out: str, source: str = "customers.parquet", **more: Any
 ) -> tuple[pl.DataFrame, run.Outcome]:
+    return mask_table(place, purpose, out, tables.opened(place / source), **more)
+
+
+def mask_table(
+    place: Path, purpose: Any, out: str, table: tables.Table, **more: Any
+) -> tuple[pl.DataFrame, run.Outcome]:
     rules = policies.load(place / "policy.toml")
     keys = KeySource("file", str(place / "masking.key")).read()
     settings = {
         "keys": keys, "encrypt": False, "randomness": stream(bytes(32)), "progress": lambda rows: None,
         "actor": "tester", "now": NOW, **more,
     }  # fmt: skip
-    table = tables.opened(place / source)
     done = run.mask(table, rules, purpose, place / out, **settings)
     read = tables.opened(place / out, keys=keys)
     return pl.concat(list(read.blocks())), done
@@ -59,6 +67,29 @@ def test_csv_and_parquet_give_the_same(place: Path) -> None:
     other, _ = mask(place, "partner_join", "b.csv", "customers.csv")
     assert one.equals(other)
     assert one["id"].str.contains(r"^[0-9a-f]{8}\.[0-9a-f]{64}$").all()
+
+
+def test_a_database_gives_the_same_as_its_csv(place: Path, postgres: str) -> None:
+    columns = ", ".join(f"{name} text" for name in customers.COLUMNS)
+    load(postgres, "people", place / "customers.csv", columns)
+    before = set(Path(tempfile.gettempdir()).glob("tallystick-*"))
+    table = tables.opened(postgres, table="people")
+    made, done = mask_table(place, "display", "database.csv", table)
+    assert set(Path(tempfile.gettempdir()).glob("tallystick-*")) == before
+    other, _ = mask(place, "display", "file.csv", "customers.csv")
+    assert made.equals(other)
+    assert (done.rows, table.name) == (ROWS, "people")
+    lineage = json.loads((place / "database.csv.lineage.json").read_text())
+    assert lineage["source"]["file"] == "people"
+    assert lineage["source"]["sha256"] == tables.file_digest(table.path)
+    _, after, _ = run.risks(
+        table, policies.load(place / "policy.toml"), "release", keys=None,
+        randomness=stream(bytes(32)), progress=lambda rows: None,
+    )  # fmt: skip
+    assert after.rows == ROWS  # a table is read more than once
+    for name, said in (("nothing", "does not exist"), (None, "say which table")):
+        with pytest.raises(DataError, match=said):
+            tables.opened(postgres, table=name)
 
 
 def test_lineage_says_where_it_came_from_and_nothing_else(place: Path) -> None:
