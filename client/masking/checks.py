@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from client.masking.policy import Policy
 from client.masking.run import Progress
 from client.masking.tables import Table, column_errors, created
+from privacy.identifiers.text import put
 from privacy.masking import duplicates
 from privacy.masking import quality as measured
 
@@ -45,19 +50,60 @@ def _quality(
     return report.findings(now, rate)
 
 
-def dedupe(table: Table, policy: Policy, out: Path) -> tuple[float, float, int]:
-    """Write the table with one row for each person; shares of repeated rows before and after, and rows
-    written. The whole table is held in memory."""
+@dataclass(frozen=True)
+class Deduped:
+    """``before``, ``after``: shares of repeated rows. ``uncompared``: rows whose names were not compared,
+    because too many agree on ``within``."""
+
+    before: float
+    after: float
+    rows: int
+    uncompared: int
+
+
+def dedupe(table: Table, policy: Policy, out: Path, progress: Progress) -> Deduped:
+    """Write the table with one row for each person, in order of first appearance. In memory are the columns
+    that tell a person, and the rows that repeat one. Raises DataError, ConfigError."""
     rule = policy.duplicate_rule()
+    newest = policy.duplicates.newest if policy.duplicates else None
     with column_errors(table):
-        whole = pl.concat(list(table.blocks()))
-        found = duplicates.groups(whole, rule)
-        newest = policy.duplicates.newest if policy.duplicates else None
-        merged = duplicates.merged(whole, found, newest)
-        after = duplicates.rate(duplicates.groups(merged, rule))
-    with created(out, table.path, None) as writer:
-        writer.write(merged)
-    return duplicates.rate(found), after, len(merged)
+        needed = _needed(table, policy)
+        found = duplicates.groups(needed, rule)
+        first = found == np.arange(len(found))
+        several = np.bincount(found, minlength=len(found))[found] > 1
+        people = [needed.filter(pl.Series(first & ~several))]
+        rows = pl.concat(list(_where(table, several)))
+        merged = duplicates.merged(rows, found[several], newest)
+        with created(out, table.path, None) as writer:
+            for block in _replaced(table, first, several, merged):
+                writer.write(block)
+                progress(len(block))
+        people.append(merged.select(needed.columns))
+        after = duplicates.rate(duplicates.groups(pl.concat(people), rule))
+    return Deduped(
+        duplicates.rate(found), after, int(first.sum()), duplicates.uncompared(needed, rule)
+    )
+
+
+def _where(table: Table, chosen: NDArray[np.bool_]) -> Iterator[pl.DataFrame]:
+    start = 0
+    for block in table.blocks():
+        yield block.filter(pl.Series(chosen[start : start + len(block)]))
+        start += len(block)
+
+
+def _replaced(
+    table: Table, first: NDArray[np.bool_], several: NDArray[np.bool_], merged: pl.DataFrame
+) -> Iterator[pl.DataFrame]:
+    """The first row of each person; of those who have several, the merged one, in order."""
+    start = used = 0
+    for block in table.blocks():
+        here = slice(start, start + len(block))
+        kept = block.filter(pl.Series(first[here]))
+        places = pl.Series(np.flatnonzero(several[here][first[here]]))
+        ours = merged.slice(used, len(places))
+        start, used = start + len(block), used + len(places)
+        yield pl.DataFrame([put(kept[name], places, ours[name]) for name in kept.columns])
 
 
 def _needed(table: Table, policy: Policy) -> pl.DataFrame:

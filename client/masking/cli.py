@@ -222,8 +222,17 @@ def dedupe(
     from client.masking import checks
 
     rules, source, _ = prepared(table, policy, keys, encoding, inside)
-    before, after, kept = checks.dedupe(source, rules, out)
-    typer.echo(f"repeated rows: {before:.2%} before, {after:.2%} after; {kept} rows into {out}")
+    with progress_of(source) as progress:
+        done = checks.dedupe(source, rules, out, progress)
+    typer.echo(
+        f"repeated rows: {done.before:.2%} before, {done.after:.2%} after; {done.rows} rows into {out}"
+    )
+    if done.uncompared:
+        typer.echo(
+            f"names were not compared in {done.uncompared} rows: too many agree on"
+            f" {', '.join(rules.duplicate_rule().within)}; name more columns in duplicates.within",
+            err=True,
+        )
 
 
 def upload(

@@ -8,8 +8,10 @@ Similarity is Jaro-Winkler's (Winkler 1990), of normalised names.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -21,10 +23,14 @@ from privacy.masking.kinds import kind as kind_of
 
 LARGEST_BLOCK = 200
 """Rows that share a value beyond this share a placeholder, not a person: such a value joins nobody."""
+LARGEST_WITHIN = 5_000
+"""Rows that agree on ``within``, whose names are compared each with each other."""
 AGREES = 0.75
 """Names this similar do not contradict an equal telephone number."""
 
 Groups = NDArray[np.int64]
+Pairs = NDArray[np.int64]
+"""Rows, (m, 2)."""
 
 
 @dataclass(frozen=True)
@@ -41,75 +47,113 @@ class Rule:
 
 def groups(table: pl.DataFrame, rule: Rule) -> Groups:
     """For each row the first row of its person, (n,)."""
-    names = person_name.normalise(table[rule.name].cast(pl.String)).to_list() if rule.name else None
+    names = person_name.normalise(table[rule.name].cast(pl.String)) if rule.name else None
     parts = [np.empty((0, 2), np.int64)]
     for column, kind in rule.keys.items():
         canonical = kind_of(kind).canonical(table[column], rule.region)
         pairs = _equal(canonical)
         if kind != "id_card" and names is not None:
-            pairs = _agreeing(pairs, names, AGREES, _one_name(canonical, names))
+            pairs = _agreeing(pairs, names, _one_name(canonical, names))
         parts.append(pairs)
     if names is not None and rule.within:
-        block = table.select(pl.concat_str(*(pl.col(n).cast(pl.String) for n in rule.within),
-                                           separator="\x1f"))  # fmt: skip
-        pairs = _equal(block.to_series(), every=True)
-        parts.append(_agreeing(pairs, names, rule.similarity, np.zeros(len(table), np.bool_)))
+        parts += _nearly_equal(_within(table, rule), names, rule.similarity)
     return _joined(len(table), np.concatenate(parts))
 
 
-def _equal(values: pl.Series, *, every: bool = False) -> NDArray[np.int64]:
-    """Pairs of rows with one value, null aside: each with the next, or ``every`` one with each other."""
+def uncompared(table: pl.DataFrame, rule: Rule) -> int:
+    """Rows whose names were not compared, because more than LARGEST_WITHIN agree on ``within``."""
+    if rule.name is None or not rule.within:
+        return 0
+    sizes = (
+        pl.DataFrame({"block": _within(table, rule)}).drop_nulls().group_by("block").len()["len"]
+    )
+    return int(sizes.filter(sizes > LARGEST_WITHIN).sum())
+
+
+def _within(table: pl.DataFrame, rule: Rule) -> pl.Series:
+    """One text for equal values of ``within``, null where one is missing."""
+    columns = [pl.col(name).cast(pl.String) for name in rule.within]
+    return table.select(pl.concat_str(*columns, separator="\x1f").alias("block")).to_series()
+
+
+def _equal(values: pl.Series) -> Pairs:
+    """Pairs of rows with one value, null aside. A chain would join them all; each with the next eight
+    gets past names that do not agree."""
     frame = pl.DataFrame({"value": values, "row": np.arange(len(values))}).drop_nulls()
     frame = frame.filter(pl.len().over("value").is_between(2, LARGEST_BLOCK)).sort("value", "row")
-    code = frame["value"].rank("dense").to_numpy()
-    row = frame["row"].to_numpy()
-    pairs, distance = [np.empty((0, 2), np.int64)], 1
-    while True:
+    code, row = frame["value"].rank("dense").to_numpy(), frame["row"].to_numpy()
+    pairs = [np.empty((0, 2), np.int64)]
+    for distance in range(1, 9):
         same = code[distance:] == code[:-distance]
-        if not same.any():
-            break
         pairs.append(np.stack([row[:-distance][same], row[distance:][same]], axis=1))
-        if (
-            not every and distance >= 8
-        ):  # a chain joins them all; more partners only help past bad names
-            break
-        distance += 1
     return np.concatenate(pairs)
 
 
-def _one_name(values: pl.Series, names: Sequence[str | None]) -> NDArray[np.bool_]:
+def _one_name(values: pl.Series, names: pl.Series) -> NDArray[np.bool_]:
     """For each row: do all rows with its value that have a name have the same one? Only then does a
     row without a name join them."""
-    frame = pl.DataFrame({"value": values, "name": pl.Series(names, dtype=pl.String)})
+    frame = pl.DataFrame({"value": values, "name": names})
     one = frame.select((pl.col("name").drop_nulls().n_unique() <= 1).over("value"))
     return one.to_series().to_numpy()
 
 
-def _agreeing(
-    pairs: NDArray[np.int64],
-    names: Sequence[str | None],
-    least: float,
-    nameless: NDArray[np.bool_],
-) -> NDArray[np.int64]:
-    """Pairs whose names are similar; where one has no name, ``nameless`` of its row decides."""
+def _agreeing(pairs: Pairs, names: pl.Series, nameless: NDArray[np.bool_]) -> Pairs:
+    """Pairs whose names do not contradict; where one has no name, ``nameless`` of its row decides."""
+    process, similarity = _rapidfuzz()
+    left, right = names.gather(pairs[:, 0]), names.gather(pairs[:, 1])
+    named = (left.is_not_null() & right.is_not_null()).to_numpy()
+    good = nameless[pairs[:, 0]]
+    both = process.cpdist(
+        left.filter(named).to_list(),
+        right.filter(named).to_list(),
+        scorer=similarity,
+        dtype=np.float64,
+    )
+    good[named] = both >= AGREES
+    return pairs[good]
+
+
+def _nearly_equal(blocks: pl.Series, names: pl.Series, least: float) -> list[Pairs]:
+    """Pairs of rows of one block whose names are ``least`` similar: rows of equal names by a chain, names
+    each with each other."""
+    process, similarity = _rapidfuzz()
+    frame = pl.DataFrame({"block": blocks, "name": names, "row": np.arange(len(names))})
+    frame = frame.drop_nulls("block")
+    frame = frame.filter(pl.len().over("block").is_between(2, LARGEST_WITHIN)).drop_nulls("name")
+    frame = frame.sort("block", "name", "row").with_columns(pl.col("block").rank("dense"))
+    again = frame.select(
+        pl.struct("block", "name") == pl.struct("block", "name").shift(1)
+    ).to_series()
+    equal = again.fill_null(value=False).to_numpy()
+    row = frame["row"].to_numpy()
+    found = [np.stack([row[:-1][equal[1:]], row[1:][equal[1:]]], axis=1)]
+    first = frame.filter(~pl.Series(equal))
+    row, texts = first["row"].to_numpy(), first["name"].to_list()
+    starts = np.flatnonzero(np.diff(first["block"].to_numpy(), prepend=-1, append=-1))
+    for start, end in itertools.pairwise(starts.tolist()):
+        if end - start > 1:
+            some = texts[start:end]
+            near = process.cdist(  # which rounds away what is just as similar as its cutoff
+                some, some, scorer=similarity, score_cutoff=least - 1e-6, dtype=np.float64
+            )
+            one, other = np.nonzero(np.triu(near >= least, 1))
+            if len(one):
+                found.append(np.stack([row[start + one], row[start + other]], axis=1))
+    return found
+
+
+def _rapidfuzz() -> tuple[Any, Any]:
     try:
+        from rapidfuzz import process
         from rapidfuzz.distance import JaroWinkler
     except ImportError:
         raise ParameterError(
             "similar names need the extra: pip install 'tallystick[mask]'"
         ) from None
-    kept = []
-    for left, right in pairs.tolist():
-        one, other = names[left], names[right]
-        if one is None or other is None:
-            good = bool(nameless[left])
-        else:
-            good = one == other or JaroWinkler.similarity(one, other) >= least
-        kept.append(good)
-    return pairs[np.array(kept, np.bool_)]
+    return process, JaroWinkler.similarity
 
 
-def _joined(count: int, pairs: NDArray[np.int64]) -> Groups:
+def _joined(count: int, pairs: Pairs) -> Groups:
     """Connected components, each named by its least row: least labels spread until none changes."""
     label = np.arange(count)
     while True:

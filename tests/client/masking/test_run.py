@@ -15,10 +15,11 @@ from typing import Any
 import polars as pl
 import pytest
 
+from client.masking import checks, reveal, run, tables
 from client.masking import policy as policies
-from client.masking import reveal, run, tables
 from client.masking.keys import KeySource
 from privacy.errors import ConfigError, DataError, ReleaseRefused
+from privacy.masking import duplicates
 from privacy.masking.scan import scan
 from privacy.randomness import stream
 from simulations import customers
@@ -261,3 +262,21 @@ def test_rotation_brings_tokens_to_the_new_key(place: Path) -> None:
     assert made["phone"].drop_nulls().str.starts_with(first).all()
     assert moved["phone"].drop_nulls().str.starts_with(second).all()
     assert moved["email"].to_list() == made["email"].to_list()
+
+
+def test_one_row_for_each_person_block_by_block(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same as in one piece; a person's rows lie in several blocks."""
+    whole = customers.repeated(pl.read_parquet(place / "customers.parquet"), 0.3, 4)
+    whole.write_parquet(place / "repeated.parquet")
+    rules = policies.load(place / "policy.toml")
+    monkeypatch.setattr(tables, "ROWS", 300)
+    table, told = tables.opened(place / "repeated.parquet"), []
+    done = checks.dedupe(table, rules, place / "people.parquet", told.append)
+    found = duplicates.groups(whole, rules.duplicate_rule())
+    wanted = duplicates.merged(whole, found, None)
+    assert pl.read_parquet(place / "people.parquet").equals(wanted)
+    assert (done.rows, sum(told), len(told) > 5) == (len(wanted), len(wanted), True)
+    assert done.before == duplicates.rate(found) > 0.25
+    assert (done.after < 0.02, done.uncompared) == (True, 0)

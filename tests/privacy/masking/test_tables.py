@@ -171,6 +171,41 @@ def test_a_placeholder_joins_nobody() -> None:
     assert len(np.unique(found)) == 500
 
 
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["1", "2", None]), st.sampled_from(["anna k", "anna novak", "anna", "ben d",
+                                                                      "ben g", None])),
+        max_size=12,
+    )
+)  # fmt: skip
+def test_nearly_equal_names_are_compared_each_with_each_other(
+    rows: list[tuple[str | None, str | None]],
+) -> None:
+    """Against a loop over all pairs; some are exactly as similar as they must be."""
+    from rapidfuzz.distance import JaroWinkler
+
+    born, names = [row[0] for row in rows], [row[1] for row in rows]
+    table = pl.DataFrame({"name": names, "born": born, "key": [None] * len(rows)}).cast(pl.String)
+    rule = Rule({"key": "category"}, "name", ("born",), 0.92)
+    pairs = [
+        (one, other)
+        for one in range(len(rows))
+        for other in range(one)
+        if born[one] is not None and born[one] == born[other]
+        and names[one] is not None and names[other] is not None
+        and JaroWinkler.similarity(names[one], names[other]) >= 0.92
+    ]  # fmt: skip
+    wanted = duplicates._joined(len(rows), np.array(pairs, np.int64).reshape(-1, 2))
+    assert duplicates.groups(table, rule).tolist() == wanted.tolist()
+
+
+def test_rows_whose_names_are_not_compared_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicates, "LARGEST_WITHIN", 2)
+    assert duplicates.uncompared(PEOPLE, RULE) == 6
+    assert duplicates.groups(PEOPLE, RULE).tolist() == [0, 0, 2, 3, 3, 5, 6, 7]
+    assert duplicates.uncompared(PEOPLE, Rule(RULE.keys)) == 0
+
+
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), max_size=20))
 def test_joined_rows_are_connected_components(edges: list[tuple[int, int]]) -> None:
     import scipy.sparse.csgraph as graphs
