@@ -168,7 +168,7 @@ def _joined(count: int, pairs: Pairs) -> Groups:
 
 def rate(found: Groups) -> float:
     """Share of rows that repeat a person."""
-    return 1.0 - len(np.unique(found)) / max(1, len(found))
+    return (len(found) - len(np.unique(found))) / max(1, len(found))
 
 
 def merged(table: pl.DataFrame, found: Groups, newest: str | None) -> pl.DataFrame:

@@ -152,6 +152,7 @@ def test_rows_of_one_person() -> None:
     """Families share telephones; a row without a name joins the only name there is."""
     assert duplicates.groups(PEOPLE, RULE).tolist() == [0, 0, 2, 3, 3, 5, 5, 7]
     assert duplicates.rate(duplicates.groups(PEOPLE, RULE)) == pytest.approx(3 / 8)
+    assert duplicates.rate(duplicates.groups(PEOPLE.clear(), RULE)) == 0.0
 
 
 def test_merging_keeps_what_is_there() -> None:
