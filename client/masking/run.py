@@ -101,6 +101,11 @@ def _look_at_what_is_kept(
     for column in columns:
         if column.transform.do != "keep" or policy.columns[column.name].reviewed:
             continue
+        if block[column.name].dtype.is_nested():
+            raise ConfigError(
+                f"columns.{column.name}",
+                "holds lists or structures, which nothing looks into; suppress it or say reviewed = true",
+            )
         distinct = block[column.name].unique(maintain_order=True)
         before = looked.setdefault(column.name, distinct.clear())
         new = distinct.filter(~distinct.is_in(before.implode()))

@@ -128,6 +128,10 @@ def test_a_column_that_is_kept_under_a_false_name(place: Path) -> None:
     with pytest.raises(ConfigError, match=r"columns\.city: .* looks like email"):
         mask(place, "display", "out.parquet", "late.parquet")
     assert not (place / "out.parquet").exists()
+    lists = table.with_columns(pl.concat_list("phone").alias("city"))
+    lists.write_parquet(place / "lists.parquet")
+    with pytest.raises(ConfigError, match="which nothing looks into"):
+        mask(place, "display", "out.parquet", "lists.parquet")
     reviewed = POLICY.replace("[columns.city]", "[columns.city]\nreviewed = true")
     (place / "policy.toml").write_text(reviewed)
     assert mask(place, "display", "out.parquet", "leaky.parquet")[1].rows == ROWS
