@@ -7,6 +7,7 @@ its resumptions work on that. A person is a number here: its place among the peo
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -172,13 +173,13 @@ class Audience:
             np.add.at(total, people.astype(np.int64), values)
         return total
 
-    def keys(self, chosen: NDArray[np.bool_]) -> Iterator[tuple[int, str]]:
-        """Number and the partner's own key of the chosen people, in order."""
+    def keys(self, chosen: NDArray[np.bool_]) -> Iterator[tuple[Rows, list[str]]]:
+        """Numbers and the partner's own keys of the chosen people, in order, some at a time."""
         log, number = self._spool.log("people"), 0
         for i in range(len(log)):
             keys = json.loads(log.read(i))
-            for at in np.flatnonzero(chosen[number : number + len(keys)]).tolist():
-                yield number + at, keys[at]
+            here = chosen[number : number + len(keys)]
+            yield number + np.flatnonzero(here), list(itertools.compress(keys, here.tolist()))
             number += len(keys)
 
     def commitment(self, salt: bytes) -> bytes:

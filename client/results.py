@@ -20,7 +20,8 @@ def write_people(path: Path, audience: Audience, chosen: NDArray[np.bool_]) -> N
     """The file ``path``: the partner's own keys of the chosen people, (n,), in order."""
     with new_private(path) as file:
         file.write(b"person\n")
-        file.writelines(f"{csv_cell(key)}\n".encode() for _, key in audience.keys(chosen))
+        for _, keys in audience.keys(chosen):
+            file.write("".join(f"{cell}\n" for cell in csv_cells(keys)).encode())
 
 
 def write_pseudonyms(path: Path, audience: Audience, deck: Deck, mine: Log) -> None:
@@ -37,10 +38,11 @@ def write_pseudonyms(path: Path, audience: Audience, deck: Deck, mine: Log) -> N
     at = 0
     with new_private(path) as file:
         file.write(b"person,pseudonym\n")
-        for number, key in audience.keys(chosen):
-            while at < len(people) and people[at] == number:
-                file.write(f"{csv_cell(key)},{found[places[at]].tobytes().hex()}\n".encode())
-                at += 1
+        for numbers, keys in audience.keys(chosen):
+            for number, cell in zip(numbers.tolist(), csv_cells(keys), strict=True):
+                while at < len(people) and people[at] == number:
+                    file.write(f"{cell},{found[places[at]].tobytes().hex()}\n".encode())
+                    at += 1
 
 
 def write_union(path: Path, spool: Spool, mine: Log, others: Log, expected: int) -> None:
@@ -60,8 +62,8 @@ def write_union(path: Path, spool: Spool, mine: Log, others: Log, expected: int)
 _SPECIAL = re.compile('[,"\r\n]')
 
 
-def csv_cell(text: str) -> str:
-    """A cell, quoted where it must be (RFC 4180, 2)."""
-    if _SPECIAL.search(text):
-        return '"' + text.replace('"', '""') + '"'
-    return text
+def csv_cells(texts: list[str]) -> list[str]:
+    """Cells, quoted where they must be (RFC 4180, 2)."""
+    if not _SPECIAL.search("".join(texts)):
+        return texts
+    return ['"' + t.replace('"', '""') + '"' if _SPECIAL.search(t) else t for t in texts]
