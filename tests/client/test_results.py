@@ -26,11 +26,11 @@ def test_cells_are_read_back(texts: list[str]) -> None:
 
 def test_the_chosen_people_in_order(tmp_path: Path) -> None:
     (tmp_path / "spool").mkdir()
-    spool = DiskSpool(tmp_path / "spool", bytes(32), os.urandom)
-    for part in ('["C1", "C2", "C,3"]', '["C4"]', '["C5", "C6"]'):
-        spool.log("people").append(part.encode())
-    audience = Audience(spool, ())
-    write_people(tmp_path / "all.csv", audience, np.array([1, 0, 1, 0, 0, 1], np.bool_))
+    with DiskSpool(tmp_path / "spool", bytes(32), os.urandom) as spool:
+        for part in ('["C1", "C2", "C,3"]', '["C4"]', '["C5", "C6"]'):
+            spool.log("people").append(part.encode())
+        audience = Audience(spool, ())
+        write_people(tmp_path / "all.csv", audience, np.array([1, 0, 1, 0, 0, 1], np.bool_))
+        write_people(tmp_path / "none.csv", audience, np.zeros(6, np.bool_))
     assert (tmp_path / "all.csv").read_bytes() == b'person\nC1\n"C,3"\nC6\n'
-    write_people(tmp_path / "none.csv", audience, np.zeros(6, np.bool_))
     assert (tmp_path / "none.csv").read_bytes() == b"person\n"
