@@ -15,11 +15,11 @@ from client.masking.options import (
     EncodingOption,
     HomeOption,
     KeysOption,
+    MaskedArgument,
     OutOption,
     PolicyOption,
     Purpose,
     PurposeOption,
-    TableArgument,
     key_ring,
     store_of,
 )
@@ -61,7 +61,7 @@ def keys_list(where: KeysArgument) -> None:
 
 @keys_app.command("retoken")
 def keys_retoken(
-    table: TableArgument,
+    table: MaskedArgument,
     policy: PolicyOption,
     out: OutOption,
     purpose: PurposeOption,
@@ -97,7 +97,7 @@ def reveal_new_approver(
 
 @reveal_app.command("ask")
 def reveal_ask(
-    table: TableArgument,
+    table: MaskedArgument,
     policy: PolicyOption,
     out: OutOption,
     column: Annotated[str, typer.Option(help="whose tokens to turn back")],
@@ -142,7 +142,7 @@ def reveal_approve(
 
 @reveal_app.command("open")
 def reveal_open(
-    table: TableArgument,
+    table: MaskedArgument,
     request: Annotated[Path, typer.Option(help="the approved request")],
     policy: PolicyOption,
     out: OutOption,

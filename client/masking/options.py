@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import typer
 
@@ -33,7 +33,14 @@ class Purpose(StrEnum):
 
 
 def _without_password(table: str) -> str:
-    if "://" in table and urlsplit(table).password is not None:
+    if "://" not in table:
+        return table
+    try:
+        parts = urlsplit(table)
+    except ValueError:
+        raise ConfigError("TABLE", "is not a location of a database") from None
+    # libpq takes a password from the query, too
+    if parts.password is not None or "password" in parse_qs(parts.query):
         raise ConfigError(
             "TABLE", "has a password in it, which everybody on this machine can see; use ~/.pgpass"
         )
@@ -47,6 +54,7 @@ TableArgument = Annotated[
         callback=_without_password,
     ),
 ]
+MaskedArgument = Annotated[Path, typer.Argument(help="a masked table, .csv or .parquet")]
 PolicyOption = Annotated[Path, typer.Option("--policy", help="the table policy, TOML")]
 PurposeOption = Annotated[Purpose, typer.Option("--purpose", help="what the result is for")]
 KeysOption = Annotated[

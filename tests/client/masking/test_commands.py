@@ -192,3 +192,17 @@ def test_reveal_from_the_command_line(run: Run, place: Path) -> None:
                          "partner_join", "--out", "k.parquet")  # fmt: skip
     assert code == 0, err
     assert "phone under key" in out
+
+
+@pytest.mark.parametrize(
+    "table",
+    ["postgresql://me:SECRET@127.0.0.1:1/db", "postgresql://me@127.0.0.1:1/db?password=SECRET"],
+)
+def test_no_password_on_the_command_line(run: Run, table: str) -> None:
+    code, out, err = run("scan", table, "--table", "people")
+    assert (code, "pgpass" in err, "SECRET" in out + err) == (2, True, False)
+
+
+def test_a_database_that_is_not_there(run: Run) -> None:
+    code, out, err = run("scan", "postgresql://me@127.0.0.1:1/db", "--table", "people")
+    assert (code, "running and reachable" in err, "127.0.0.1" in out + err) == (2, True, False)
