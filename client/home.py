@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import BinaryIO, Literal, Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import Field, model_validator
@@ -23,7 +23,7 @@ from client.table import Source
 from privacy.errors import ConfigError
 from privacy.identifiers import HOME_REGION
 from protos import alliance
-from protos.alliance import Contract, Kind
+from protos.alliance import Contract, IdentifierKind, Kind
 from protos.toml import Strict, build, read_toml
 
 
@@ -40,13 +40,51 @@ class Data(Strict):
 
 
 class Rules(Strict):
-    """What this partner allows, within the contract. Nothing is allowed that is not named."""
+    """What this partner allows, within the contract. Nothing is allowed that is not named.
+
+    ``assumes``: as in the contract; both must say so."""
 
     kinds: tuple[Kind, ...] = ()
     purposes: tuple[str, ...] = ()
     largest_epsilon: float = Field(default=0.0, ge=0.0, le=100.0)
     send_lists_to: tuple[str, ...] = ()
     upload_to: tuple[str, ...] = ()
+    assumes: Literal["semi_honest"] | None = None
+
+
+class Limits(Strict):
+    """What others may make this gate do. Hours and days are the gate's own.
+
+    ``cpu_seconds_per_hour``: for messages before anything is charged. ``state_bytes``: snapshots and
+    matches on disk. ``exact_disclosures``: how often one person may be in a list, pseudonyms or a cache in a
+    period of the contract.
+    """
+
+    open_jobs: int = Field(default=8, ge=1, le=1000)
+    messages_per_hour: int = Field(default=20_000, ge=10)
+    cpu_seconds_per_hour: int = Field(default=900, ge=1)
+    releases_per_hour: int = Field(default=5_000, ge=1)
+    matches_per_day: int = Field(default=50, ge=1)
+    state_bytes: int = Field(default=50 << 30, ge=1 << 20)
+    idle_hours: int = Field(default=72, ge=1)
+    exact_disclosures: int = Field(default=12, ge=1)
+
+
+class AudienceRule(Strict):
+    """An audience of this partner's own, to be frozen for an epoch: who is in it and how often it serves.
+
+    ``rule``: over columns and models of this partner; absent: every customer. ``identifiers``: kinds that
+    may be matched; all that are mapped if empty. ``valid_days``: an epoch serves that long. ``uses``: exact
+    disclosures from one epoch. ``every_days``: freeze again by itself, as long as no more than
+    ``largest_change`` people come or go; otherwise the last epoch serves and the owner is told.
+    """
+
+    rule: str | None = None
+    identifiers: tuple[IdentifierKind, ...] = ()
+    valid_days: int = Field(default=92, ge=1, le=3660)
+    uses: int = Field(default=4, ge=1, le=1000)
+    every_days: int | None = Field(default=None, ge=1)
+    largest_change: int = Field(default=0, ge=0)
 
 
 class Masking(Strict):
@@ -61,12 +99,17 @@ class PartnerConfig(Strict):
     name: str
     data: Data | None = None
     rules: Rules = Rules()
+    limits: Limits = Limits()
+    audiences: dict[str, AudienceRule] = Field(default_factory=dict)
     masking: Masking = Masking()
 
     @model_validator(mode="after")
     def _named(self) -> Self:
         if not alliance.NAME.fullmatch(self.name):
             raise ValueError("name: a-z, 0-9, - and _, at most 32")
+        for name in self.audiences:
+            if not alliance.NAME.fullmatch(name):
+                raise ValueError(f"audiences.{name!r}: a-z, 0-9, - and _, at most 32")
         return self
 
 

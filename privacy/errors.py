@@ -64,9 +64,13 @@ class ReleaseRefused(PrivacyError):
 
 
 class ProtocolError(TallystickError):
-    """A cryptographic check failed. One opaque message, so that it is no oracle."""
+    """A cryptographic check failed. One opaque message, so that it is no oracle.
 
-    def __init__(self) -> None:
+    ``why`` is for the log of whoever found it; it never travels and is not part of the message.
+    """
+
+    def __init__(self, why: str = "") -> None:
+        self.why = why
         super().__init__("protocol check failed")
 
 

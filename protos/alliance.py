@@ -21,7 +21,7 @@ from privacy.errors import ConfigError, ParameterError, ProtocolError
 from privacy.noisy_sum.rounds import Roster, check_tolerance
 from privacy.programs import columns as declared
 from protos import identity
-from protos.toml import Strict, build, canonical, read_toml
+from protos.toml import Strict, build, canonical, later, read_toml
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 COLUMN = re.compile(r"[a-z][a-z0-9_]{0,47}")
@@ -120,7 +120,9 @@ class Matching(Strict):
     ``platforms``: where a recipient may upload them; nowhere if empty.
 
     ``engine``: ``auto`` takes the fastest blinding that both sides have; ``fast`` uses the
-    semi-honest fast lane for lists between two parties.
+    semi-honest fast lane for lists between two parties. ``assumes``: ``semi_honest`` if the parties
+    accept what holds only while every one of them runs this code (docs/security.md): the fast lane, and
+    noisy results over rules that a job brings.
     """
 
     identifiers: tuple[IdentifierKind, ...] = Field(min_length=1)
@@ -129,6 +131,7 @@ class Matching(Strict):
     recipients: tuple[str, ...] = ()
     platforms: tuple[str, ...] = ()
     engine: Literal["auto", "ristretto255", "fast"] = "auto"
+    assumes: Literal["semi_honest"] | None = later()
 
 
 class Contract(Strict):

@@ -23,7 +23,7 @@ from privacy.matching.size import SizeNoise
 from privacy.matching.total import SumNoise
 from privacy.programs import rules
 from protos.alliance import Contract, IdentifierKind, NumberColumn
-from protos.toml import Strict
+from protos.toml import Strict, later
 
 Result = Literal["size", "sum", "list", "lists", "ids", "overlap", "cache"]
 NOISY: tuple[Result, ...] = ("size", "sum", "overlap")
@@ -41,6 +41,7 @@ class MatchJob(Strict):
     value: str | None = None
     audience: str | None = None
     cache: str | None = None
+    audiences: dict[str, str] | None = later()
 
     @model_validator(mode="after")
     def _consistent(self) -> MatchJob:

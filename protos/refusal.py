@@ -1,4 +1,8 @@
-"""Stable codes of refusals. A code is all that a coordinator ever learns of a failure."""
+"""Stable codes of refusals. A code is all that a coordinator ever learns of a failure.
+
+A refusal follows from public facts alone and costs nothing. ``FAILED`` is what is left after a charge:
+it costs its release, and no row's value can cause it.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ from enum import StrEnum
 
 
 class Code(StrEnum):
-    """Why a gate refused. Data-dependent reasons share ``UNAVAILABLE``: a code is an output."""
+    """Why a gate refused."""
 
     MALFORMED = "malformed"
     BAD_SIGNATURE = "bad_signature"
@@ -24,6 +28,9 @@ class Code(StrEnum):
     PROTOCOL = "protocol"
     ROLLED_BACK = "ledger_rolled_back"
     UNAVAILABLE = "unavailable"
+    FAILED = "failed"
+    BUSY = "busy"
+    CLOCK = "clock"
     STORAGE = "storage"
     INTERNAL = "internal"
 
@@ -45,6 +52,11 @@ ADVICE: dict[Code, str] = {
     Code.PROTOCOL: "a cryptographic check failed",
     Code.ROLLED_BACK: "a partner's ledger is older than what it signed before",
     Code.UNAVAILABLE: "the partner cannot serve this job now; ask the partner",
+    Code.FAILED: "the partner was charged but could not answer (disk, memory, or its table went away);"
+    " once it is mended, `resume` costs nothing more",
+    Code.BUSY: "the partner's own limits on open jobs, work or disk are reached; try later",
+    Code.CLOCK: "the partner's clock differs from the other partners' by more than a day; its operator"
+    " must look",
     Code.STORAGE: "the partner cannot write its ledger",
     Code.INTERNAL: "the partner's gate failed; its own log says why",
 }

@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from privacy.errors import ConfigError, ParameterError
 
@@ -18,6 +18,12 @@ class Strict(BaseModel):
     """Frozen; an unknown key is an error; numbers must be finite."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def later(**more: Any) -> Any:
+    """A key that came after 0.3.0: absent it is None, denies, and stays out of every canonical form, so that
+    what was signed before still has the digest that was signed."""
+    return Field(default=None, exclude_if=lambda value: value is None, **more)
 
 
 Model = TypeVar("Model", bound=BaseModel)

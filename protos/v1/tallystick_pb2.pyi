@@ -101,10 +101,24 @@ class Status(_message.Message):
     def __init__(self) -> None: ...
 
 class Finish(_message.Message):
-    __slots__ = ("model",)
+    __slots__ = ("model", "totals", "heads")
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    TOTALS_FIELD_NUMBER: _ClassVar[int]
+    HEADS_FIELD_NUMBER: _ClassVar[int]
     model: bytes
-    def __init__(self, model: _Optional[bytes] = ...) -> None: ...
+    totals: _containers.RepeatedCompositeFieldContainer[Total]
+    heads: _containers.RepeatedCompositeFieldContainer[Signed]
+    def __init__(self, model: _Optional[bytes] = ..., totals: _Optional[_Iterable[_Union[Total, _Mapping]]] = ..., heads: _Optional[_Iterable[_Union[Signed, _Mapping]]] = ...) -> None: ...
+
+class Total(_message.Message):
+    __slots__ = ("index", "total", "answered")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    ANSWERED_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    total: bytes
+    answered: int
+    def __init__(self, index: _Optional[int] = ..., total: _Optional[bytes] = ..., answered: _Optional[int] = ...) -> None: ...
 
 class Cancel(_message.Message):
     __slots__ = ()
@@ -123,32 +137,36 @@ class Share(_message.Message):
     def __init__(self, sender: _Optional[str] = ..., receiver: _Optional[str] = ..., index: _Optional[int] = ..., sealed: _Optional[bytes] = ...) -> None: ...
 
 class SealingKey(_message.Message):
-    __slots__ = ("contract", "job", "plan", "key")
+    __slots__ = ("contract", "job", "plan", "key", "heads")
     CONTRACT_FIELD_NUMBER: _ClassVar[int]
     JOB_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
+    HEADS_FIELD_NUMBER: _ClassVar[int]
     contract: bytes
     job: str
     plan: bytes
     key: bytes
-    def __init__(self, contract: _Optional[bytes] = ..., job: _Optional[str] = ..., plan: _Optional[bytes] = ..., key: _Optional[bytes] = ...) -> None: ...
+    heads: _containers.RepeatedCompositeFieldContainer[Signed]
+    def __init__(self, contract: _Optional[bytes] = ..., job: _Optional[str] = ..., plan: _Optional[bytes] = ..., key: _Optional[bytes] = ..., heads: _Optional[_Iterable[_Union[Signed, _Mapping]]] = ...) -> None: ...
 
 class Prepared(_message.Message):
-    __slots__ = ("contract", "job", "plan", "roster", "mask_keys", "shares")
+    __slots__ = ("contract", "job", "plan", "roster", "mask_keys", "shares", "head")
     CONTRACT_FIELD_NUMBER: _ClassVar[int]
     JOB_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
     ROSTER_FIELD_NUMBER: _ClassVar[int]
     MASK_KEYS_FIELD_NUMBER: _ClassVar[int]
     SHARES_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
     contract: bytes
     job: str
     plan: bytes
     roster: bytes
     mask_keys: _containers.RepeatedScalarFieldContainer[bytes]
     shares: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, contract: _Optional[bytes] = ..., job: _Optional[str] = ..., plan: _Optional[bytes] = ..., roster: _Optional[bytes] = ..., mask_keys: _Optional[_Iterable[bytes]] = ..., shares: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    head: Signed
+    def __init__(self, contract: _Optional[bytes] = ..., job: _Optional[str] = ..., plan: _Optional[bytes] = ..., roster: _Optional[bytes] = ..., mask_keys: _Optional[_Iterable[bytes]] = ..., shares: _Optional[_Iterable[bytes]] = ..., head: _Optional[_Union[Signed, _Mapping]] = ...) -> None: ...
 
 class MaskedDigest(_message.Message):
     __slots__ = ("contract", "job", "index", "transcript", "state", "vector")
@@ -183,14 +201,24 @@ class Lock(_message.Message):
     def __init__(self, contract: _Optional[bytes] = ..., job: _Optional[str] = ..., index: _Optional[int] = ..., transcript: _Optional[bytes] = ..., state: _Optional[bytes] = ..., present: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class JournalHead(_message.Message):
-    __slots__ = ("contract", "sequence", "digest")
+    __slots__ = ("contract", "sequence", "digest", "time", "mu2", "delta", "job", "outcome")
     CONTRACT_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    MU2_FIELD_NUMBER: _ClassVar[int]
+    DELTA_FIELD_NUMBER: _ClassVar[int]
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
     contract: bytes
     sequence: int
     digest: bytes
-    def __init__(self, contract: _Optional[bytes] = ..., sequence: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
+    time: int
+    mu2: float
+    delta: float
+    job: str
+    outcome: bytes
+    def __init__(self, contract: _Optional[bytes] = ..., sequence: _Optional[int] = ..., digest: _Optional[bytes] = ..., time: _Optional[int] = ..., mu2: _Optional[float] = ..., delta: _Optional[float] = ..., job: _Optional[str] = ..., outcome: _Optional[bytes] = ...) -> None: ...
 
 class Reply(_message.Message):
     __slots__ = ("header", "body", "signature")
@@ -323,7 +351,7 @@ class FinishReply(_message.Message):
     def __init__(self, head: _Optional[_Union[Signed, _Mapping]] = ...) -> None: ...
 
 class Handshake(_message.Message):
-    __slots__ = ("contract", "job", "sender", "key", "receiver", "commitment", "over")
+    __slots__ = ("contract", "job", "sender", "key", "receiver", "commitment", "over", "heads")
     CONTRACT_FIELD_NUMBER: _ClassVar[int]
     JOB_FIELD_NUMBER: _ClassVar[int]
     SENDER_FIELD_NUMBER: _ClassVar[int]
@@ -331,6 +359,7 @@ class Handshake(_message.Message):
     RECEIVER_FIELD_NUMBER: _ClassVar[int]
     COMMITMENT_FIELD_NUMBER: _ClassVar[int]
     OVER_FIELD_NUMBER: _ClassVar[int]
+    HEADS_FIELD_NUMBER: _ClassVar[int]
     contract: bytes
     job: str
     sender: str
@@ -338,17 +367,20 @@ class Handshake(_message.Message):
     receiver: str
     commitment: bytes
     over: bool
-    def __init__(self, contract: _Optional[bytes] = ..., job: _Optional[str] = ..., sender: _Optional[str] = ..., key: _Optional[bytes] = ..., receiver: _Optional[str] = ..., commitment: _Optional[bytes] = ..., over: _Optional[bool] = ...) -> None: ...
+    heads: _containers.RepeatedCompositeFieldContainer[Signed]
+    def __init__(self, contract: _Optional[bytes] = ..., job: _Optional[str] = ..., sender: _Optional[str] = ..., key: _Optional[bytes] = ..., receiver: _Optional[str] = ..., commitment: _Optional[bytes] = ..., over: _Optional[bool] = ..., heads: _Optional[_Iterable[_Union[Signed, _Mapping]]] = ...) -> None: ...
 
 class MatchOpening(_message.Message):
-    __slots__ = ("items", "engines", "held")
+    __slots__ = ("items", "engines", "held", "commitment")
     ITEMS_FIELD_NUMBER: _ClassVar[int]
     ENGINES_FIELD_NUMBER: _ClassVar[int]
     HELD_FIELD_NUMBER: _ClassVar[int]
+    COMMITMENT_FIELD_NUMBER: _ClassVar[int]
     items: int
     engines: _containers.RepeatedScalarFieldContainer[str]
     held: _containers.RepeatedCompositeFieldContainer[Held]
-    def __init__(self, items: _Optional[int] = ..., engines: _Optional[_Iterable[str]] = ..., held: _Optional[_Iterable[_Union[Held, _Mapping]]] = ...) -> None: ...
+    commitment: bytes
+    def __init__(self, items: _Optional[int] = ..., engines: _Optional[_Iterable[str]] = ..., held: _Optional[_Iterable[_Union[Held, _Mapping]]] = ..., commitment: _Optional[bytes] = ...) -> None: ...
 
 class Held(_message.Message):
     __slots__ = ("kind", "frames", "chain")
