@@ -7,8 +7,8 @@ import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from client import admission
 from client.home import Home
-from client.table import read
 from privacy.errors import TallystickError
 from privacy.matching import fast
 from privacy.matching.engine import available
@@ -59,26 +59,17 @@ def _try(subject: str, look: Callable[[], str]) -> Finding:
 
 def _data(home: Home, contract: Contract) -> Finding:
     try:
-        source, columns = home.source(), contract.declared_columns()
-        wanted = sorted(set(source.columns) & set(columns))
-        unknown = sorted(set(source.columns) - set(columns))
-        if unknown:
-            text = f"data.columns.{unknown[0]} is not a column of the contract"
-            return Finding("data", False, text)
-        snapshot, report = read(
-            source, columns, wanted, rows_per_person=contract.privacy.rows_per_person
-        )
+        home.source()  # what is wrong with a pin is found here
+        found = admission.look(home, contract, with_identifiers=False)
+        pin = admission.pinned(home)
     except TallystickError as error:
         return Finding("data", False, str(error))
-    bad = sum(report.unusable.values()) + report.without_person + report.malformed_lines
-    text = (
-        f"{report.rows} rows, {report.people} people usable, {bad} values or lines unusable, "
-        f"{sum(report.clipped.values())} values clipped to the contract's bounds"
-    )
-    smallest = contract.privacy.smallest_cohort
-    if snapshot.people < smallest:
-        return Finding("data", False, f"{text}; the smallest cohort is {smallest}")
-    return Finding("data", True, text)
+    if pin is not None and pin != found.read_as:
+        text = "is read otherwise than when it was admitted; run `doctor --data` again"
+        return Finding("data", False, text)
+    if not found.is_good:
+        return Finding("data", False, f"{found.short()}; {found.warnings()[0]}")
+    return Finding("data", True, found.short())
 
 
 def _matching(engine: str) -> Finding:
@@ -91,8 +82,8 @@ def _matching(engine: str) -> Finding:
 
 def _connection(label: str, address: str, authority: str) -> Finding:
     host, _, port = address.rpartition(":")
-    context = ssl.create_default_context(cadata=authority)
     try:
+        context = ssl.create_default_context(cadata=authority)
         with (
             socket.create_connection((host, int(port)), timeout=5.0) as plain,
             context.wrap_socket(plain, server_hostname=host),

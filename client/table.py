@@ -1,63 +1,58 @@
-"""A partner's own table, read through DuckDB: CSV, Parquet, DuckDB file; PostgreSQL by COPY.
+"""A partner's own table: CSV, Parquet, a DuckDB file, or PostgreSQL.
 
-Only declared columns are read. Every row that cannot be used is counted; nothing is dropped
-silently and no value appears in a message. No DuckDB extension is ever downloaded.
+1. How it is read is decided once, by heading and owner, and pinned when the table is admitted.
+2. Each row is read for itself, each cell for itself; what cannot be used is counted, never dropped in
+   silence. Only declared columns are converted.
+3. A person is what ``client.people`` computes of the key; its rows are brought together here.
+4. Nothing of the table is written to disk in the clear: a table too large for memory goes through the
+   encrypted buckets of the match that reads it.
+
+So a row more or less changes what is kept of its own person, and of nobody else. No value of a row is
+in a message. Not handled: a view of a database in which one row changes another.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
-import os
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from client import postgres
+from client import cells, duck, people, piles
+from client.cells import Cells
+from client.lines import Lost
+from client.people import People, fold_of
+from client.piles import Part, Texts
+from client.source import PIN, Opened, ReadAs, Source, opened, places, signature
 from privacy.errors import DataError
-from privacy.identifiers import HOME_REGION
-from privacy.programs.columns import Category, Column, Columns, Floats, Label, Number
+from privacy.matching.storage import Spool
+from privacy.programs.columns import Columns, Floats, Number
 
-if TYPE_CHECKING:
-    import duckdb
-
+__all__ = [
+    "PIN", "Batch", "ReadAs", "Report", "Snapshot", "Source", "batches", "fold_of", "parts", "read",
+    "signature",
+]  # fmt: skip
 
 BATCH_ROWS = 1 << 15
-BATCH_MEMORY = "96MB"
-"""What DuckDB may hold while rows are read in batches."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a partner's rows are and what its columns are called there.
-
-    ``location``: a path, or ``postgresql://...``. ``table``: needed for DuckDB files and PostgreSQL.
-    ``columns`` and ``identifiers`` map contract names to names in the source. ``region``: of telephone
-    numbers without a country code.
-    """
-
-    location: str
-    person: str
-    columns: Mapping[str, str]
-    identifiers: Mapping[str, str] = field(default_factory=dict)
-    table: str | None = None
-    region: str = HOME_REGION
+IN_MEMORY = 1 << 17
+"""Rows of a table that is sorted in memory as a whole."""
+_PAD = 4096
+"""Stored snapshots have the length of a multiple of so many rows."""
 
 
 @dataclass
 class Report:
-    """Counts for the partner's own eyes: they never leave."""
+    """Counts for the partner's own eyes: they never leave. ``malformed_at``: the first few lines
+    that were lost, by number. ``open_quotes``: lost lines that seem to end within quotes."""
 
     rows: int = 0
     people: int = 0
     malformed_lines: int = 0
+    malformed_at: list[int] = field(default_factory=list)
+    open_quotes: int = 0
     without_person: int = 0
     unusable: dict[str, int] = field(default_factory=dict)
     clipped: dict[str, int] = field(default_factory=dict)
@@ -72,13 +67,13 @@ class Report:
 class Snapshot:
     """Rows as they were at the start of a job, in order of person.
 
-    ``person``: (n,) digests of keys, equal for rows of one person. ``key``: (n,) the partner's own
-    keys. ``rows``: declared columns and ``fold``, each (n,).
+    ``person``: (n, 2) digests of keys, equal for rows of one person. ``rows``: declared columns and
+    ``fold``, each (n,). ``key``: (n,) the partner's own keys, where they were asked for; never stored.
     """
 
-    person: NDArray[np.uint64]
-    key: NDArray[np.str_]
+    person: People
     rows: dict[str, Floats]
+    key: Texts | None = None
 
     @property
     def count(self) -> int:
@@ -88,44 +83,36 @@ class Snapshot:
     @property
     def people(self) -> int:
         """Distinct people."""
-        return int((np.diff(self.starts()) > 0).sum()) if self.count else 0
+        return len(self.starts()) - 1
 
     def starts(self) -> NDArray[np.intp]:
         """Index of each person's first row, then the number of rows."""
-        if not self.count:
-            return np.zeros(1, dtype=np.intp)
-        change = np.flatnonzero(self.key[1:] != self.key[:-1]) + 1
-        return np.concatenate([[0], change, [self.count]]).astype(np.intp)
+        return np.append(np.flatnonzero(people.firsts(self.person)), self.count).astype(np.intp)
 
     def to_bytes(self) -> bytes:
-        """For the encrypted copy that a restarted gate goes on from."""
+        """For the encrypted copy that a restarted gate goes on from: its length tells the number of
+        rows to a multiple of 4096, and it holds no key."""
+        short = -self.count % _PAD if self.count else _PAD
+        arrays: dict[str, NDArray[np.uint64] | Floats] = {
+            "count": np.array([self.count], np.uint64),
+            "person": np.pad(self.person, ((0, short), (0, 0))),
+        }
+        for name, values in self.rows.items():
+            arrays[f"row/{name}"] = np.pad(values, (0, short))
         buffer = io.BytesIO()
-        arrays: dict[str, Any] = {"person": self.person, "key": self.key}
-        arrays |= {f"row/{name}": values for name, values in self.rows.items()}
-        np.savez(buffer, **arrays)
+        np.savez(buffer, **arrays)  # type: ignore[arg-type]
         return buffer.getvalue()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Snapshot:
-        """Inverse of :meth:`to_bytes`."""
+        """Inverse of :meth:`to_bytes`, but for keys."""
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            count = int(arrays["count"][0])
+            rows = [name for name in arrays.files if name.startswith("row/")]
             return cls(
-                arrays["person"],
-                arrays["key"],
-                {n.removeprefix("row/"): arrays[n] for n in arrays.files if n.startswith("row/")},
+                arrays["person"][:count],
+                {name.removeprefix("row/"): arrays[name][:count] for name in rows},
             )
-
-
-def fold_of(keys: Sequence[str]) -> tuple[NDArray[np.uint64], Floats]:
-    """Digest of each key and its fold in [0, 1): public, so that every partner holds out alike."""
-    digests = np.array(
-        [
-            int.from_bytes(hashlib.sha256(b"tallystick/v1/fold" + key.encode()).digest()[:8], "big")
-            for key in keys
-        ],
-        dtype=np.uint64,
-    )
-    return digests, (digests >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def read(
@@ -134,21 +121,20 @@ def read(
     wanted: Sequence[str],
     *,
     rows_per_person: int = 1,
+    keys: bool = False,
 ) -> tuple[Snapshot, Report]:
-    """Read ``wanted`` columns of every usable row.
+    """``wanted`` columns of every usable row; with ``keys`` the partner's own keys too. Of a person
+    with more rows than ``rows_per_person`` (0: no bound) the first by value are kept.
 
     Raises DataError that names the source or column, never a value.
     """
     report = Report()
-    with _selected(source, columns, wanted, (), report) as (db, names, order):
-        with _data_errors(source):
-            fetched = db.execute(f"SELECT {names} FROM snapshot ORDER BY {order}").fetchnumpy()
-        arrays = [fetched[f"c{i}"] for i in range(len(fetched))]
-    return _snapshot(arrays, columns, wanted, rows_per_person, report)
-
-
-Texts = NDArray[np.object_]
-"""Python strings, None for NULL."""
+    whole = piles.joined(list(parts(source, columns, wanted, (), report, keys=keys)), len(wanted))
+    order = _ordered(whole, rows_per_person, report).order
+    person = whole.person[order]
+    rows = {name: values[order] for name, values in zip(wanted, whole.values, strict=True)}
+    rows["fold"] = people.fold(person)
+    return Snapshot(person, rows, piles.picked(whole.texts[0], order) if keys else None), report
 
 
 @dataclass(frozen=True)
@@ -169,93 +155,104 @@ def batches(
     identifiers: Sequence[str],
     rows_per_person: int,
     report: Report,
-    folder: Path,
+    spool: Spool,
 ) -> Iterator[Batch]:
-    """As :func:`read`, with ``identifiers`` as texts, a bounded number of rows at a time; counts go
-    into ``report``.
+    """As :func:`read`, with keys and ``identifiers`` as texts, a bounded number of rows at a time;
+    counts go into ``report``. Raises DataError before the first batch, Refused(STORAGE).
 
-    What DuckDB cannot hold it puts into ``folder`` in the clear, for as long as this runs, as the
-    table itself lies on this machine.
+    The buckets called ``table`` of ``spool`` hold a table that is too large for memory.
     """
-    last, seen = "", 0
-    with _selected(source, columns, wanted, identifiers, report, folder) as (db, names, order):
-        with _data_errors(source):
-            db.execute(
-                f"CREATE TEMP TABLE ordered AS SELECT {names} FROM snapshot ORDER BY {order}"
+    found = parts(source, columns, wanted, identifiers, report, keys=True)
+    for pile in piles.sorted_out(found, spool, IN_MEMORY):
+        grouping = _ordered(pile, rows_per_person, report)
+        for first in range(0, len(grouping.order), BATCH_ROWS):
+            order = grouping.order[first : first + BATCH_ROWS]
+            key, *held = (piles.picked(column, order) for column in pile.texts)
+            yield Batch(
+                key,
+                grouping.new[first : first + BATCH_ROWS],
+                {name: values[order] for name, values in zip(wanted, pile.values, strict=True)},
+                dict(zip(identifiers, held, strict=True)),
             )
-            found = db.execute("SELECT COUNT(*) FROM ordered").fetchone()
-        for first in range(0, int(found[0]) if found else 0, BATCH_ROWS):
-            with _data_errors(source):
-                fetched = db.execute(
-                    "SELECT * FROM ordered WHERE rowid >= ? AND rowid < ?",
-                    [first, first + BATCH_ROWS],
-                ).fetchnumpy()
-            arrays = [fetched[f"c{i}"] for i in range(len(fetched))]
-            batch, last, seen = _batch(
-                arrays, columns, wanted, identifiers, rows_per_person, report, last, seen
-            )
-            yield batch
 
 
-def _batch(
-    arrays: list[Any],
+def _ordered(part: Part, rows_per_person: int, report: Report) -> people.Grouping:
+    grouping = people.grouped(part.person, part.values, part.texts, rows_per_person)
+    report.over_rows_per_person += grouping.over
+    report.people += int(grouping.new.sum())
+    return grouping
+
+
+def parts(
+    source: Source,
     columns: Columns,
     wanted: Sequence[str],
     identifiers: Sequence[str],
-    rows_per_person: int,
     report: Report,
-    last: str,
-    seen: int,
-) -> tuple[Batch, str, int]:
-    """``last``, ``seen``: the person that the batch before ended with, and rows kept of it."""
-    count = len(arrays[0])
-    report.rows += count
-    keys = _texts(arrays[0])
-    keep: NDArray[np.bool_] = (keys != None) & (keys != "")  # noqa: E711 - element by element
-    report.without_person += count - int(keep.sum())
-    rows = {}
-    for name, array in zip(wanted, arrays[1:], strict=False):
-        rows[name], usable = _usable(name, columns[name], array, report)
+    *,
+    keys: bool,
+) -> Iterator[Part]:
+    """The usable rows in the source's order, some at a time: texts are the key, if asked for, then
+    ``identifiers``. All counts but those of people go into ``report``. Raises DataError."""
+    for name in wanted:
+        if name not in source.columns or name not in columns:
+            raise DataError(f"column {name}: not mapped in partner.toml, [data.columns]")
+    for name in identifiers:
+        if name not in source.identifiers:
+            raise DataError(f"identifier {name}: not mapped in partner.toml, [data.identifiers]")
+    chosen = [source.person, *(source.columns[n] for n in wanted)]
+    chosen += [source.identifiers[n] for n in identifiers]
+    before, lost = signature(source), Lost()
+    with opened(source) as table:
+        for block in _blocks(table, source.place, chosen, len(wanted), lost):
+            part = _part(source, columns, wanted, block, report, keys=keys)
+            if len(part.person):
+                yield part
+    report.malformed_lines, report.malformed_at = lost.count, lost.lines
+    report.open_quotes = lost.open_quotes
+    if signature(source) != before:
+        raise DataError(f"{source.place}: changed while it was read")
+
+
+def _part(
+    source: Source,
+    columns: Columns,
+    wanted: Sequence[str],
+    block: list[Cells],
+    report: Report,
+    *,
+    keys: bool,
+) -> Part:
+    own = cells.texts(block[0])
+    canonical = people.canonical(own, source.key)
+    report.rows += len(own)
+    keep: NDArray[np.bool_] = np.array([key != "" for key in canonical], np.bool_)
+    report.without_person += len(own) - int(keep.sum())
+    values = []
+    for name, column in zip(wanted, block[1:], strict=False):
+        found, usable = _usable(name, columns, column, report)
+        values.append(found)
         keep &= usable
-    held = {n: _texts(a) for n, a in zip(identifiers, arrays[1 + len(wanted) :], strict=True)}
-    place = np.flatnonzero(keep)
-    kept = keys[place]
-    if not len(place):
-        empty = {name: values[place] for name, values in rows.items()}
-        return Batch(kept, np.zeros(0, np.bool_), empty, dict.fromkeys(held, kept)), last, seen
-    new = np.concatenate([[kept[0] != last], kept[1:] != kept[:-1]]).astype(np.bool_)
-    at = np.arange(len(place))
-    first = np.maximum.accumulate(np.where(new, at, -1))
-    run = np.where(first < 0, seen + at, at - first)  # rows of this person before this one
-    within = run < rows_per_person
-    report.over_rows_per_person += int((~within).sum())
-    report.people += int(new.sum())
-    last, seen = str(kept[-1]), int(run[-1]) + 1
-    if not bool(within.all()) or len(place) < count:
-        place = place[within]
-        kept, new = kept[within], new[within]
-        rows = {name: values[place] for name, values in rows.items()}
-        held = {name: values[place] for name, values in held.items()}
-    return Batch(kept, new, rows, held), last, seen
-
-
-def _texts(array: Any) -> Texts:
-    """A column of texts; None for NULL."""
-    texts: Texts = np.array(np.ma.getdata(array), dtype=object)
-    texts[np.ma.getmaskarray(array)] = None  # filled() takes None for "the default"
-    return texts
+    texts = [own] if keys else []
+    texts += [cells.texts(column) for column in block[1 + len(wanted) :]]
+    if not keep.all():
+        values = [column[keep] for column in values]
+        canonical = piles.kept(canonical, keep)
+        texts = [piles.kept(column, keep) for column in texts]
+    return Part(people.digests(canonical), values, texts)
 
 
 def _usable(
-    name: str, column: Column, array: Any, report: Report
+    name: str, columns: Columns, column: Cells, report: Report
 ) -> tuple[Floats, NDArray[np.bool_]]:
     """A column's values, clipped to its bounds, and which can be used; both counted."""
-    values = _values(column, array)
+    declared = columns[name]
+    values = cells.values(declared, column) + 0.0  # of -0.0 and 0.0 none comes first
     usable: NDArray[np.bool_] = np.isfinite(values)
-    if not bool(usable.all()):
+    if not usable.all():
         report.unusable[name] = report.unusable.get(name, 0) + int((~usable).sum())
-    if isinstance(column, Number):
-        inside = np.clip(values, column.low, column.high)
+    if isinstance(declared, Number):
+        inside = np.clip(values, declared.low, declared.high)
         outside = int(((inside != values) & usable).sum())
         if outside:
             report.clipped[name] = report.clipped.get(name, 0) + outside
@@ -263,194 +260,15 @@ def _usable(
     return values, usable
 
 
-@contextmanager
-def _selected(
-    source: Source,
-    columns: Columns,
-    wanted: Sequence[str],
-    identifiers: Sequence[str],
-    report: Report,
-    folder: Path | None = None,
-) -> Iterator[tuple[duckdb.DuckDBPyConnection, str, str]]:
-    """The mapped columns as a table ``snapshot``; what to select of it as c0, c1, ... and in which
-    order. Raises DataError."""
-    for name in wanted:
-        if name not in source.columns or name not in columns:
-            raise DataError(f"column {name}: not mapped in partner.toml, [data.columns]")
-    for name in identifiers:
-        if name not in source.identifiers:
-            raise DataError(f"identifier {name}: not mapped in partner.toml, [data.identifiers]")
-    with _opened(source, folder) as (db, relation, malformed):
-        selected = [f"CAST({_quoted(source.person)} AS VARCHAR)"]
-        for name in wanted:
-            selected.append(_expression(columns[name], _quoted(source.columns[name])))
-        for name in identifiers:
-            selected.append(f"CAST({_quoted(source.identifiers[name])} AS VARCHAR)")
-        order = ", ".join(str(i + 1) for i in range(len(selected)))
-        names = ", ".join(f"{text} AS c{i}" for i, text in enumerate(selected))
-        raw = dict.fromkeys(
-            [source.person, *(source.columns[n] for n in wanted)]
-            + [source.identifiers[n] for n in identifiers]
-        )
-        with _data_errors(source):
-            db.execute("PRAGMA disable_progress_bar")  # it would write to standard output
-            # Read first, convert afterwards: DuckDB 2 moves TRY_CAST into the CSV reader, which then
-            # rejects whole lines for one bad cell.
-            kind = "TABLE" if relation.startswith("read_csv") else "VIEW"
-            db.execute(
-                f"CREATE TEMP {kind} snapshot AS"
-                f" SELECT {', '.join(map(_quoted, raw))} FROM {relation}"
-            )
-            report.malformed_lines = malformed(db)
-        yield db, names, order
-
-
-def _snapshot(
-    arrays: list[Any],
-    columns: Columns,
-    wanted: Sequence[str],
-    rows_per_person: int,
-    report: Report,
-) -> tuple[Snapshot, Report]:
-    report.rows = len(arrays[0])
-    missing = np.ma.getmaskarray(np.ma.asarray(arrays[0]))
-    texts = [t.decode("utf-8", "replace") if isinstance(t, bytes) else str(t) for t in
-             np.ma.getdata(np.ma.asarray(arrays[0]))]  # fmt: skip
-    keep = np.array([not m and text != "" for m, text in zip(missing, texts, strict=True)], bool)
-    report.without_person = int((~keep).sum())
-    rows: dict[str, Floats] = {}
-    for name, array in zip(wanted, arrays[1:], strict=False):
-        values, usable = _usable(name, columns[name], array, report)
-        rows[name] = values
-        keep &= usable
-    keys = np.array(texts, dtype=np.str_) if texts else np.empty(0, dtype="<U1")
-    if rows_per_person and keep.any():
-        place = np.flatnonzero(keep)
-        kept = keys[place]
-        first = np.concatenate([[True], kept[1:] != kept[:-1]])
-        run = np.arange(len(kept)) - np.maximum.accumulate(np.where(first, np.arange(len(kept)), 0))
-        over = run >= rows_per_person
-        report.over_rows_per_person = int(over.sum())
-        keep[place[over]] = False
-    keys = keys[keep]
-    digests, fold = fold_of([str(key) for key in keys])
-    rows = {name: np.ascontiguousarray(values[keep]) for name, values in rows.items()}
-    rows["fold"] = fold
-    snapshot = Snapshot(digests, keys, rows)
-    report.people = snapshot.people
-    return snapshot, report
-
-
-def _values(column: Column, array: Any) -> Floats:
-    """Floats with NaN for what cannot be used: numbers, category codes, labels."""
-    masked = np.ma.asarray(array)
-    if isinstance(column, Category):
-        codes = {value: float(i) for i, value in enumerate(column.values)}
-        filled = _texts(masked)
-        return np.array([codes.get(v, np.nan) if v is not None else np.nan for v in filled], float)
-    values: Floats = np.ma.filled(masked.astype(np.float64), np.nan)
-    if isinstance(column, Label):
-        values = np.where((values == 0.0) | (values == 1.0), values, np.nan)
-    return values
-
-
-def _expression(column: Column, name: str) -> str:
-    if isinstance(column, Number):
-        return f"TRY_CAST({name} AS DOUBLE)"
-    if isinstance(column, Label):
-        return f"CAST(TRY_CAST(CAST({name} AS VARCHAR) AS BOOLEAN) AS DOUBLE)"
-    return f"CAST({name} AS VARCHAR)"
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
-
-
-@contextmanager
-def _data_errors(source: Source) -> Iterator[None]:
-    """DuckDB's messages can quote cells: name the kind of failure only."""
-    import duckdb
-
-    place = Path(source.location).name if "://" not in source.location else "database"
-    try:
-        yield
-    except duckdb.BinderException:
-        raise DataError(f"{place}: a mapped column does not exist in the source") from None
-    except duckdb.CatalogException:
-        raise DataError(f"{place}: the table does not exist in the source") from None
-    except duckdb.IOException:
-        raise DataError(f"{place}: cannot be read; is it there, complete and readable?") from None
-    except duckdb.Error as error:
-        raise DataError(f"{place}: {type(error).__name__}; is the file complete?") from None
-
-
-@contextmanager
-def _opened(
-    source: Source, folder: Path | None = None
-) -> Iterator[tuple[duckdb.DuckDBPyConnection, str, Any]]:
-    """A connection, the relation to select from, and a count of malformed lines."""
-    import duckdb
-
-    def none(_: duckdb.DuckDBPyConnection) -> int:
-        return 0
-
-    def rejects(db: duckdb.DuckDBPyConnection) -> int:
-        found = db.execute("SELECT COUNT(DISTINCT line) FROM reject_errors").fetchone()
-        return int(found[0]) if found else 0
-
-    settings = {
-        "autoinstall_known_extensions": "false",
-        "autoload_known_extensions": "false",
-        "memory_limit": "1GB",
-        "threads": "2",
-    }
-    if folder is not None:
-        settings |= {
-            "memory_limit": BATCH_MEMORY,
-            "threads": "1",
-            "temp_directory": str(folder),
-        }
-    location = source.location
-    csv = "read_csv({}, all_varchar=true, header=true, store_rejects=true)"
-    if location.startswith(postgres.SCHEMES):
-        with _postgres_copy(source) as path, duckdb.connect(config=settings) as db:
-            yield db, csv.format(_literal(str(path))), rejects
+def _blocks(
+    table: Opened, place: str, chosen: Sequence[str], numbers: int, lost: Lost
+) -> Iterator[list[Cells]]:
+    """Cells of the ``chosen`` names; after the key come ``numbers`` columns, then texts."""
+    at = places(table, place, chosen)
+    if not isinstance(table, duck.Relation):
+        try:
+            yield from table.blocks(at, lost)
+        except OSError:
+            raise DataError(f"{place}: cannot be read; is it still there?") from None
         return
-    path = Path(location)
-    if not path.is_file():
-        raise DataError(f"{path.name}: file not found")
-    suffix = path.suffix.lower()
-    if suffix in (".duckdb", ".db"):
-        if not source.table:
-            raise DataError(f"{path.name}: partner.toml, data.table is missing")
-        with _data_errors(source), duckdb.connect(str(path), read_only=True, config=settings) as db:
-            yield db, _quoted(source.table), none
-        return
-    with duckdb.connect(config=settings) as db:
-        if suffix == ".parquet":
-            yield db, f"read_parquet({_literal(location)})", none
-        elif suffix in (".csv", ".tsv", ".txt"):
-            yield db, csv.format(_literal(location)), rejects
-        else:
-            raise DataError(f"{path.name}: use .csv, .parquet, .duckdb or postgresql://")
-
-
-@contextmanager
-def _postgres_copy(source: Source) -> Iterator[Path]:
-    """The mapped columns as a CSV file that only this user can read, gone afterwards."""
-    if not source.table:
-        raise DataError("database: partner.toml, data.table is missing")
-    names = list(
-        dict.fromkeys([source.person, *source.columns.values(), *source.identifiers.values()])
-    )
-    handle, name = tempfile.mkstemp(prefix="tallystick-", suffix=".csv")
-    try:
-        with os.fdopen(handle, "wb") as target:
-            postgres.copy(source.location, source.table, names, target)
-        yield Path(name)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    yield from table.blocks(at, [0 < i <= numbers for i in range(len(at))])
