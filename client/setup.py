@@ -15,7 +15,7 @@ from client.home import Home, write_private
 from privacy.errors import ConfigError
 from privacy.randomness import Randomness
 from protos import alliance, joining
-from protos.identity import encode, fingerprint
+from protos.identity import encode, fingerprint, read_certificate, read_node_key
 
 TEMPLATE = """\
 # What this partner brings and allows. Nothing here leaves this machine.
@@ -102,7 +102,10 @@ def join(home: Home, invitation_file: Path, residency: str, target: Path) -> joi
 
 
 def check_before_signing(home: Home, contract: alliance.Contract, now: datetime) -> None:
-    """Terms hold, and this partner is in the contract with its own keys."""
+    """Terms hold, every key and certificate can be read, and this partner's are its own.
+
+    Raises ConfigError with the key path.
+    """
     contract.check_terms(now)
     party = contract.party(home.config().name)
     public = home.identity().public_key().public_bytes_raw()
@@ -110,13 +113,30 @@ def check_before_signing(home: Home, contract: alliance.Contract, now: datetime)
         raise ConfigError(f"parties.{party.name}.identity", "is not this partner's key")
     node = serialization.load_ssh_private_key(home.key_file("node.key"), None).public_key()
     mine = node.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-    if party.node_key.split()[:2] != mine.decode().split()[:2]:
-        raise ConfigError(f"parties.{party.name}.node_key", "is not this partner's key")
+    where = f"parties.{party.name}"
+    if read_node_key(party.node_key, f"{where}.node_key") != read_node_key(mine.decode(), "keys"):
+        raise ConfigError(f"{where}.node_key", "is not this partner's key")
+    tls = serialization.load_pem_private_key(home.key_file("tls.key"), None).public_key()
+    if read_certificate(party.certificate, f"{where}.certificate").public_key() != tls:
+        raise ConfigError(f"{where}.certificate", "is not for this partner's key")
+    # The others' are trusted by this partner's TLS and link once it signs.
+    read_certificate(contract.coordinator.authority, "coordinator.authority")
+    for other in contract.parties:
+        read_certificate(other.certificate, f"parties.{other.name}.certificate")
+        read_node_key(other.node_key, f"parties.{other.name}.node_key")
 
 
-def sign(home: Home, path: Path, now: datetime) -> alliance.Contract:
-    """Add this partner's signature to the contract file, in place."""
+def sign(
+    home: Home, path: Path, now: datetime, *, agreed: bytes | None = None
+) -> alliance.Contract:
+    """Add this partner's signature to the contract file, in place.
+
+    ``agreed``: digest of the terms that were shown; the file may have been replaced while somebody read.
+    Raises ConfigError.
+    """
     contract = alliance.load(path)
+    if agreed is not None and contract.digest() != agreed:
+        raise ConfigError(str(path), "was changed while it was shown; nothing was signed")
     check_before_signing(home, contract, now)
     key: Ed25519PrivateKey = home.identity()
     signed = contract.signed_by(home.config().name, key)

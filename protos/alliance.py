@@ -21,7 +21,8 @@ from privacy.errors import ConfigError, ParameterError, ProtocolError
 from privacy.noisy_sum.rounds import Roster, check_tolerance
 from privacy.programs import columns as declared
 from protos import identity
-from protos.toml import Strict, build, canonical, later, read_toml
+from protos.identity import LONGEST_BASE64, LONGEST_CERTIFICATE, LONGEST_NODE_KEY
+from protos.toml import Strict, build, canonical, later, loads_toml, read_toml
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 COLUMN = re.compile(r"[a-z][a-z0-9_]{0,47}")
@@ -32,20 +33,29 @@ PLATFORMS = ("google", "meta", "uid2", "tiktok", "linkedin")
 IdentifierKind = Literal["email", "phone", "id_card", "device_id", "hashed"]
 
 
+_HOST = re.compile(r"[A-Za-z0-9._-]+|\[?[0-9A-Fa-f:.]+\]?")
+"""A name or an address. No scheme: gRPC would take "unix:..." for a socket on the partner's machine."""
+
+
 class Coordinator(Strict):
     """Who runs the link and the exchange. Addresses are HOST:PORT as partners reach them."""
 
     name: str
-    identity: str
+    identity: str = Field(max_length=LONGEST_BASE64)
     link: str
     exchange: str
-    authority: str = Field(description="PEM of the alliance's certificate authority")
+    authority: str = Field(
+        max_length=LONGEST_CERTIFICATE,
+        description="PEM of the alliance's certificate authority",
+    )
 
     @field_validator("link", "exchange")
     @classmethod
     def _address(cls, value: str) -> str:
         host, _, port = value.rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        if len(value) > 300 or not _HOST.fullmatch(host) or not re.fullmatch("[0-9]{1,5}", port):
+            raise ValueError("must be HOST:PORT")
+        if not 0 < int(port) < 65536:
             raise ValueError("must be HOST:PORT")
         return value
 
@@ -54,9 +64,9 @@ class Party(Strict):
     """A partner: identity key, Flower node key (OpenSSH, P-384), TLS certificate, residency."""
 
     name: str
-    identity: str
-    node_key: str
-    certificate: str
+    identity: str = Field(max_length=LONGEST_BASE64)
+    node_key: str = Field(max_length=LONGEST_NODE_KEY)
+    certificate: str = Field(max_length=LONGEST_CERTIFICATE)
     residency: str = Field(min_length=2, max_length=64)
 
 
@@ -138,7 +148,7 @@ class Contract(Strict):
     """The whole contract; see the module's docstring."""
 
     version: Literal[1]
-    name: str
+    name: str = Field(max_length=200)
     expires: datetime
     coordinator: Coordinator
     parties: tuple[Party, ...] = Field(min_length=2, max_length=200)
@@ -153,7 +163,10 @@ class Contract(Strict):
     def _utc(cls, value: datetime) -> datetime:
         if value.tzinfo is None:
             raise ValueError("needs a time zone, such as 2027-01-31T00:00:00Z")
-        return value.astimezone(UTC)
+        try:
+            return value.astimezone(UTC)
+        except OverflowError:  # in the last hours of the year 9999
+            raise ValueError("is out of range") from None
 
     @model_validator(mode="after")
     def _consistent(self) -> Contract:
@@ -212,16 +225,8 @@ class Contract(Strict):
         return identity.decode_key(self.coordinator.identity, "coordinator.identity")
 
     def declared_columns(self) -> dict[str, declared.Column]:
-        """Columns as programs see them."""
-        result: dict[str, declared.Column] = {}
-        for name, column in self.columns.items():
-            if isinstance(column, NumberColumn):
-                result[name] = declared.Number(name, column.low, column.high, column.scale)
-            elif isinstance(column, CategoryColumn):
-                result[name] = declared.Category(name, column.values)
-            else:
-                result[name] = declared.Label(name)
-        return result
+        """Columns as programs see them. Raises ParameterError for bounds that :meth:`check_terms` refuses."""
+        return {name: _declared(name, column) for name, column in self.columns.items()}
 
     def mu2_limit(self) -> float:
         """mu^2 that a partner may spend in a period: the stricter of the two epsilons."""
@@ -238,7 +243,8 @@ class Contract(Strict):
     # ------------------------------------------------------------------ checks
 
     def check_terms(self, now: datetime) -> None:
-        """Raises ConfigError if expired, a key is weak, or K > c + 2d does not hold."""
+        """Raises ConfigError if expired, a key is weak, K > c + 2d does not hold, or a column's bounds are
+        such that arithmetic within them could overflow or vanish."""
         if now >= self.expires:
             raise ConfigError("expires", f"the contract expired on {self.expires:%Y-%m-%d}")
         self.coordinator_identity()
@@ -248,7 +254,12 @@ class Contract(Strict):
             check_tolerance(len(self.parties), self.privacy.colluders, self.privacy.dropouts)
         except ParameterError as error:
             raise ConfigError("privacy", str(error)) from None
-        self.declared_columns()
+        for name, column in self.columns.items():
+            try:
+                _declared(name, column)
+            except ParameterError as error:
+                reason = str(error).removeprefix(f"column {name}: ")
+                raise ConfigError(f"columns.{name}", reason) from None
 
     def check_signatures(self) -> None:
         """Raises ConfigError unless every party has signed this very contract."""
@@ -282,6 +293,15 @@ class Contract(Strict):
         return result
 
 
+def _declared(name: str, column: AnyColumn) -> declared.Column:
+    """A column as programs see it. Raises ParameterError."""
+    if isinstance(column, NumberColumn):
+        return declared.Number(name, column.low, column.high, column.scale)
+    if isinstance(column, CategoryColumn):
+        return declared.Category(name, column.values)
+    return declared.Label(name)
+
+
 def load(path: Path) -> Contract:
     """Read a contract, signed or not. Raises ConfigError with the key path."""
     return build(Contract, read_toml(path))
@@ -296,8 +316,17 @@ def load_signed(path: Path, now: datetime) -> Contract:
 
 
 def dump(contract: Contract) -> str:
-    """TOML text of a contract."""
-    return tomli_w.dumps(to_plain(contract), multiline_strings=True)
+    """TOML text of a contract, which reads as the same contract."""
+    return to_toml(contract)
+
+
+def to_toml(model: Strict) -> str:
+    """TOML text that reads as the same values, with PEM over many lines where that can be."""
+    plain = to_plain(model)
+    text = tomli_w.dumps(plain, multiline_strings=True)
+    if loads_toml(text) != plain:  # a carriage return does not survive, and no signature would fit
+        return tomli_w.dumps(plain)
+    return text
 
 
 def to_plain(model: Strict) -> dict[str, Any]:

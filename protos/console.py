@@ -1,4 +1,10 @@
-"""What the three command lines share: one way to fail, and plain tables.
+"""What the three command lines share: one way to fail, plain tables, and foreign text made harmless.
+
+Text from outside (names, purposes, categories, reasons, a table's headings) can hold escape sequences that
+rewrite a terminal, marks that turn its direction, characters that take no room, or spaces that push invented
+lines under the true ones where a terminal wraps. Whatever goes through :func:`shown` is one printable line;
+:func:`table`, :func:`say`, :func:`json_text` and :func:`run` send everything through it. *Not* handled:
+letters of two scripts that look alike; names of parties and columns are ASCII by the contract's rules.
 
 Exit codes: 0 done, 1 the answer is no (a check failed, a job failed), 2 a file, an option or the
 data is wrong, 130 interrupted.
@@ -6,13 +12,88 @@ data is wrong, 130 interrupted.
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
+import re
 import sys
+import unicodedata
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import click
 import typer
 
 from privacy.errors import LedgerExhausted, Refused, ReleaseRefused, RoundFailed, TallystickError
+
+LONGEST = 500
+"""Characters of a foreign text that are shown."""
+LONGEST_MESSAGE = 4000
+_UNSAFE = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"))
+"""Controls, format characters, halves of pairs, private use, unassigned, line breaks, odd spaces."""
+_INVISIBLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0"
+    "\U0001d159\U000e0100-\U000e01ef]"
+)
+"""Letters and marks that take no room or show nothing (Unicode: Default_Ignorable, and a blank braille)."""
+_MOST_MARKS = 2
+"""Combining marks on one letter; more of them climb into the lines above and below."""
+
+
+def shown(text: object, limit: int = LONGEST) -> str:
+    r"""One line that cannot change the terminal: what is unsafe becomes \xNN, \uNNNN or \UNNNNNNNN.
+
+    So does a backslash (an escape is always ours), a space at either end, and a space after a space. Of a
+    longer text the first ``limit`` characters, and how many follow.
+    """
+    whole = str(text)
+    head = whole[:limit]
+    plain = head.isascii() and head.isprintable() and "\\" not in head and "  " not in head
+    if not plain or head != head.strip(" "):
+        head = "".join(_safe(head))
+    return head if len(whole) <= limit else f"{head}... ({len(whole) - limit} more characters)"
+
+
+def _safe(text: str) -> Sequence[str]:
+    pieces, marks, last = [], 0, len(text) - 1
+    for place, letter in enumerate(text):
+        marks = marks + 1 if unicodedata.category(letter) in ("Mn", "Me") else 0
+        if letter == " ":
+            alone = 0 < place < last and text[place - 1] != " "
+            pieces.append(letter if alone else "\\x20")
+        elif letter == "\\" or _unsafe(letter) or marks > _MOST_MARKS or (marks and not place):
+            pieces.append(_escape(letter))
+        else:
+            pieces.append(letter)
+    return pieces
+
+
+def _unsafe(letter: str) -> bool:
+    return unicodedata.category(letter) in _UNSAFE or bool(_INVISIBLE.match(letter))
+
+
+def _escape(letter: str) -> str:
+    code = ord(letter)
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def say(text: str, *foreign: object, err: bool = False) -> None:
+    """Print ``text``, which is ours, with each ``{}`` replaced by a foreign text, escaped."""
+    typer.echo(text.format(*map(shown, foreign)), err=err)
+
+
+def json_text(value: Any) -> str:
+    """JSON for people and programs: the same value when read, but harmless to a terminal."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    if text.isascii() and "\x7f" not in text:
+        return text  # json has escaped the ASCII controls; our own line breaks are left
+    return "".join(_json_escape(c) if c >= "\x7f" and _unsafe(c) else c for c in text)
+
+
+def _json_escape(letter: str) -> str:
+    return json.dumps(letter)[1:-1] if letter != "\x7f" else "\\u007f"
 
 
 def new_app(purpose: str) -> typer.Typer:
@@ -34,33 +115,55 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except click.ClickException as error:
-        error.show()
+        _usage(error)
         return 2
     except (RoundFailed, Refused, LedgerExhausted, ReleaseRefused) as error:
-        print(f"error: {error}", file=sys.stderr)
+        _complain(error)
         return 1
     except (TallystickError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        _complain(error)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
 
 
+def _complain(error: Exception) -> None:
+    # Messages quote key paths, file names and names of others.
+    print(f"error: {shown(error, LONGEST_MESSAGE)}", file=sys.stderr)
+
+
+def _usage(error: click.ClickException) -> None:
+    """Click's own lines, each escaped: an argument may have been pasted from a file of others."""
+    lines = io.StringIO()
+    error.show(lines)
+    for line in lines.getvalue().splitlines():
+        # Click indents its own lines; a foreign run of spaces inside of one is still escaped.
+        body = line.lstrip(" ")
+        indent = " " * (len(line) - len(body))
+        print(f"{indent}{shown(body, LONGEST_MESSAGE)}", file=sys.stderr)
+
+
 def entry(app: typer.Typer) -> Callable[[], None]:
     """A console-script entry point."""
 
     def main() -> None:
+        for stream in (sys.stdout, sys.stderr):
+            # A terminal that lacks a letter of somebody's name gets its number, not a traceback.
+            if isinstance(stream, io.TextIOWrapper):
+                with contextlib.suppress(ValueError, OSError):
+                    stream.reconfigure(errors="backslashreplace")
         sys.exit(run(app))
 
     return main
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Columns aligned with spaces; numbers to the right."""
-    texts = [[str(cell) for cell in row] for row in rows]
-    widths = [max(len(head[i]), *(len(row[i]) for row in texts), 0) if texts else len(head[i])
-              for i in range(len(head))]  # fmt: skip
+    """Columns aligned with spaces; numbers to the right. Every cell is escaped."""
+    titles = [shown(title) for title in head]
+    texts = [[shown(cell) for cell in row] for row in rows]
+    widths = [max(len(titles[i]), *(len(row[i]) for row in texts), 0) if texts else len(titles[i])
+              for i in range(len(titles))]  # fmt: skip
     right = [
         bool(rows)
         and all(isinstance(row[i], (int, float)) or _numeric(str(row[i])) for row in rows)
@@ -73,7 +176,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
         ]
         return "  ".join(parts).rstrip()
 
-    return "\n".join([line(list(head)), "  ".join("-" * w for w in widths), *map(line, texts)])
+    return "\n".join([line(titles), "  ".join("-" * w for w in widths), *map(line, texts)])
 
 
 def _numeric(text: str) -> bool:

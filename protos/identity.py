@@ -1,11 +1,19 @@
-"""Ed25519 identities (RFC 8032): signing with domain separation, and fingerprints for people."""
+"""Ed25519 identities (RFC 8032): signing with domain separation, and fingerprints for people.
+
+Keys and certificates come in files from others: each text is bounded before it is decoded, and must be the
+one spelling of what it holds. A second spelling would be a second party with the same key, and a second
+certificate in a text would be trusted by TLS without having been shown to whoever signed.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 
-from cryptography.exceptions import InvalidSignature
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from privacy.errors import ConfigError, ProtocolError
@@ -16,6 +24,12 @@ STATEMENT = b"tallystick/v1/statement/"
 CONTRACT = b"tallystick/v1/contract"
 JOURNAL = b"tallystick/v1/journal"
 INVITATION = b"tallystick/v1/invitation"
+
+
+LONGEST_BASE64 = 1024
+LONGEST_NODE_KEY = 1024
+LONGEST_CERTIFICATE = 16 << 10
+"""Characters of a PEM text: a certificate, or a request for one."""
 
 
 def _framed(domain: bytes, message: bytes) -> bytes:
@@ -32,7 +46,7 @@ def verify(public: bytes, domain: bytes, message: bytes, signature: bytes) -> No
     try:
         Ed25519PublicKey.from_public_bytes(public).verify(signature, _framed(domain, message))
     except (InvalidSignature, ValueError) as error:
-        raise ProtocolError from error
+        raise ProtocolError("a signature does not fit its key") from error
 
 
 def encode(data: bytes) -> str:
@@ -41,8 +55,13 @@ def encode(data: bytes) -> str:
 
 
 def decode(text: str) -> bytes:
-    """Inverse of :func:`encode`. Raises ValueError."""
-    return base64.b64decode(text, validate=True)
+    """Inverse of :func:`encode`. Raises ValueError, also for another spelling of the same bytes."""
+    if len(text) > LONGEST_BASE64:
+        raise ValueError("base64 is too long")
+    data = base64.b64decode(text, validate=True)
+    if encode(data) != text:
+        raise ValueError("base64 is not in its one form")
+    return data
 
 
 def decode_key(text: str, path: str) -> bytes:
@@ -62,6 +81,41 @@ def fingerprint(public: bytes) -> str:
     """What people compare over the telephone: 80 bits of SHA-256 in groups of four hex digits."""
     digest = hashlib.sha256(b"tallystick/v1/fingerprint" + public).hexdigest()[:20]
     return " ".join(digest[i : i + 4] for i in range(0, 20, 4))
+
+
+def read_certificate(text: str, path: str) -> x509.Certificate:
+    """The one certificate of a PEM text. Raises ConfigError at ``path`` if it is not alone in it."""
+    if len(text) > LONGEST_CERTIFICATE:
+        raise ConfigError(path, f"has over {LONGEST_CERTIFICATE} characters")
+    try:
+        found = x509.load_pem_x509_certificate(text.encode())
+        again = found.public_bytes(serialization.Encoding.PEM).decode()
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion):
+        raise ConfigError(path, "is not a certificate in PEM") from None
+    if again.split() != text.split():
+        raise ConfigError(path, "must be one certificate in PEM and nothing else")
+    return found
+
+
+def read_node_key(text: str, path: str) -> bytes:
+    """A node's key, OpenSSH on P-384, as its binary form. Raises ConfigError at ``path``."""
+    if len(text) > LONGEST_NODE_KEY:
+        raise ConfigError(path, f"has over {LONGEST_NODE_KEY} characters")
+    parts = text.split()
+    try:
+        key = serialization.load_ssh_public_key(text.encode())
+        blob = decode(parts[1])
+    except (ValueError, TypeError, IndexError, UnsupportedAlgorithm):
+        raise ConfigError(path, "is not a public key in OpenSSH's form") from None
+    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp384r1":
+        raise ConfigError(path, "must be a key on P-384")
+    return blob
+
+
+def sha256_groups(data: bytes) -> str:
+    """SHA-256 in groups of four hex digits, to be read out."""
+    digest = hashlib.sha256(data).hexdigest()
+    return " ".join(digest[i : i + 4] for i in range(0, len(digest), 4))
 
 
 _SMALL_ORDER = {

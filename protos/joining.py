@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-import tomli_w
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydantic import AfterValidator, Field
 
 from privacy.errors import ConfigError, ProtocolError
 from protos import identity
-from protos.alliance import Coordinator, to_plain
+from protos.alliance import NAME, Coordinator, to_toml
+from protos.identity import LONGEST_BASE64, LONGEST_CERTIFICATE, LONGEST_NODE_KEY
 from protos.toml import Strict, build, canonical, read_toml
+
+
+def _name(text: str) -> str:
+    """It becomes a file's name at the coordinator."""
+    if not NAME.fullmatch(text):
+        raise ValueError("a-z, 0-9, - and _, starting with a letter, at most 32")
+    return text
+
+
+Name = Annotated[str, AfterValidator(_name)]
+AllianceName = Annotated[str, Field(max_length=200)]
 
 
 class Invitation(Strict):
     """What an invited partner needs to know of the alliance."""
 
     version: Literal[1]
-    alliance: str
-    party: str
+    alliance: AllianceName
+    party: Name
     coordinator: Coordinator
 
 
@@ -27,13 +41,13 @@ class Application(Strict):
     """A partner's public keys, signed with its identity key. ``request``: a TLS CSR in PEM."""
 
     version: Literal[1]
-    alliance: str
-    party: str
-    identity: str
-    node_key: str
-    request: str
-    residency: str
-    signature: str = ""
+    alliance: AllianceName
+    party: Name
+    identity: str = Field(max_length=LONGEST_BASE64)
+    node_key: str = Field(max_length=LONGEST_NODE_KEY)
+    request: str = Field(max_length=LONGEST_CERTIFICATE)
+    residency: str = Field(min_length=2, max_length=64)
+    signature: str = Field(default="", max_length=LONGEST_BASE64)
 
     def _body(self) -> bytes:
         return canonical(self.model_dump(mode="json", exclude={"signature"}))
@@ -44,18 +58,23 @@ class Application(Strict):
         return self.model_copy(update={"signature": identity.encode(signature)})
 
     def check(self) -> None:
-        """Raises ConfigError unless signed by the key it names."""
+        """Raises ConfigError unless signed by the key it names, and its other keys can be read."""
         public = identity.decode_key(self.identity, "identity")
         try:
             signature = identity.decode(self.signature)
             identity.verify(public, identity.INVITATION, self._body(), signature)
         except (ValueError, ProtocolError):
             raise ConfigError("signature", "does not fit: the file was changed") from None
+        identity.read_node_key(self.node_key, "node_key")
+        try:
+            x509.load_pem_x509_csr(self.request.encode())
+        except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion):
+            raise ConfigError("request", "is not a certificate request") from None
 
 
 def write(path: Path, model: Strict) -> None:
     """Write as TOML."""
-    path.write_text(tomli_w.dumps(to_plain(model), multiline_strings=True), encoding="utf-8")
+    path.write_text(to_toml(model), encoding="utf-8")
 
 
 def load_invitation(path: Path) -> Invitation:

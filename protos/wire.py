@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -98,6 +99,23 @@ LARGEST_STATEMENT = 1 << 20
 M = TypeVar("M", bound=Message)
 
 
+class NotSignedError(ProtocolError):
+    """A reply that the partner's key did not sign: by somebody else, or under another contract's key."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A reply signed by the partner and bound to run, message, node and partner.
+
+    ``same_contract`` and ``same_job``: whether its header names them as asked. Where either does not, the
+    body is a refusal.
+    """
+
+    body: ReplyBody
+    same_contract: bool = True
+    same_job: bool = True
+
+
 def parse(kind: type[M], data: bytes, limit: int = LARGEST_MESSAGE) -> M:
     """Parse bytes from outside. Raises WireError if they are too many or do not parse."""
     if len(data) > limit:
@@ -141,15 +159,41 @@ def open_reply(data: bytes, partner: bytes, expected: ReplyHeader) -> ReplyBody:
     Raises WireError if it does not parse, ProtocolError if signature, contract, job, partner, run,
     message, node or body differ.
     """
+    opened = open_any_reply(data, partner, expected)
+    if not opened.same_contract or not opened.same_job:
+        raise ProtocolError("a reply is bound to another contract or job")
+    return opened.body
+
+
+def open_any_reply(data: bytes, partner: bytes, expected: ReplyHeader) -> Opened:
+    """Like :func:`open_reply`, but takes a refusal that names another contract, or no job.
+
+    A gate that holds another contract, or that could not tell which job was meant, has nothing else to put
+    there; its signature and the binding to run, message and node still say whose answer to what it is. What
+    a partner gains by lying there is that the job fails, which it may have by any refusal.
+
+    Raises WireError if it does not parse, NotSignedError if the partner's key did not sign it, ProtocolError
+    for any other difference.
+    """
     reply = parse(Reply, data)
-    identity.verify(partner, identity.REPLY, reply.header, reply.signature)
+    try:
+        identity.verify(partner, identity.REPLY, reply.header, reply.signature)
+    except ProtocolError:
+        raise NotSignedError("a reply is not signed with the partner's key") from None
     header = parse(ReplyHeader, reply.header, 4096)
+    same_contract, same_job = header.contract == expected.contract, header.job == expected.job
     wanted = ReplyHeader()
     wanted.CopyFrom(expected)
     wanted.body = hashlib.sha256(reply.body).digest()
+    wanted.contract = header.contract
+    if not header.job:
+        wanted.job = ""
     if serialise(header) != serialise(wanted):
-        raise ProtocolError
-    return parse(ReplyBody, reply.body)
+        raise ProtocolError("a reply is bound to another message")
+    body = parse(ReplyBody, reply.body)
+    if not (same_contract and same_job) and body.WhichOneof("body") != "refusal":
+        raise ProtocolError("a reply is bound to another contract or job")
+    return Opened(body, same_contract, same_job)
 
 
 def state(key: Ed25519PrivateKey, party: str, message: Message) -> Signed:

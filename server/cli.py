@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from datetime import UTC, datetime
@@ -60,7 +59,7 @@ def invite(
     from server import setup
 
     path = setup.invite(Home(home), partner)
-    typer.echo(f"wrote {path}; send it to {partner}")
+    console.say("wrote {}; send it to {}", path, partner)
     typer.echo(f"your fingerprint, to be read to them by telephone: {_fingerprint(Home(home))}")
 
 
@@ -74,7 +73,7 @@ def admit(
     """Take a partner's application, or the signatures in a copy of the contract."""
     from server import setup
 
-    typer.echo(setup.admit(Home(home), file, datetime.now(UTC)))
+    console.say("{}", setup.admit(Home(home), file, datetime.now(UTC)))
 
 
 @app.command()
@@ -94,7 +93,7 @@ def doctor(home: HomeOption = HERE) -> None:
 
     findings = examine(Home(home))
     for good, subject, text in findings:
-        typer.echo(f"{'ok  ' if good else 'FAIL'}  {subject}: {text}")
+        console.say(f"{'ok  ' if good else 'FAIL'}  {{}}: {{}}", subject, text)
     if not all(good for good, _, _ in findings):
         raise typer.Exit(1)
 
@@ -206,7 +205,7 @@ def _wait(store: Store, job_id: str) -> JobRow:
             now = time.monotonic()
             if row.done > before and now - at > 2.0:
                 rate, before, at = f", {(row.done - before) / (now - at):,.0f}/s", row.done, now
-            label = f"{row.name} {row.state}{rate if row.planned > MANY else ''}"
+            label = f"{console.shown(row.name)} {row.state}{rate if row.planned > MANY else ''}"
             progress.update(task, description=label, total=row.planned or None, completed=row.done)
             time.sleep(0.2)
     return row
@@ -223,7 +222,7 @@ def _show(row: JobRow) -> None:
         **row.stats,
         "result": row.result,
     }
-    typer.echo(json.dumps(shown, indent=2, ensure_ascii=False))
+    typer.echo(console.json_text(shown))
 
 
 def _store(home: Home) -> Store:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import socket
 from pathlib import Path
 
-from privacy.errors import TallystickError
+from privacy.errors import ConfigError, TallystickError
+from protos.toml import loads_json
 from server.home import Home
 
 
@@ -47,9 +47,9 @@ def count_calls(path: Path) -> int:
     previous, count = "0" * 64, 0
     for line in path.read_bytes().splitlines():
         try:
-            if json.loads(line)["prev"] != previous:
+            if loads_json(line)["prev"] != previous:
                 return -1
-        except (ValueError, KeyError, TypeError):
+        except (ConfigError, KeyError, TypeError):
             return -1
         previous, count = hashlib.sha256(line).hexdigest(), count + 1
     return count

@@ -22,7 +22,6 @@ import json
 import logging
 import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -71,6 +70,7 @@ from flwr.superlink.grid import HttpGrid, http_grid
 from flwr.superlink.main import create_app
 from starlette.middleware import Middleware
 
+from protos import logs
 from server.home import Home
 
 log = logging.getLogger("tallystick.link")
@@ -448,7 +448,7 @@ def main() -> None:
     parser.add_argument("home", type=Path)
     parser.add_argument("job", nargs="?")
     arguments = parser.parse_args()
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
+    logs.configure(level=logging.WARNING)
     logging.getLogger("flwr").setLevel(logging.WARNING)
     home = Home(arguments.home)
     if arguments.what == "serve":

@@ -2,15 +2,19 @@
 
 A partner that is silent or restarting is asked again until ``patience`` runs out; what it answered
 before it gives again, byte for byte, at no charge. A refusal ends the job with the partner's name
-and what to do. A reply that is not signed by the partner, or not bound to the message it answers,
-does not count.
+and what to do, also where its header names the partner's own contract or no job: it is signed by the
+partner and bound to the message. Any other reply that is not bound to the message it answers does not
+count, nor does one that the partner's key did not sign; how many there were is said when patience ends.
+An answer of another kind than was asked ends the job, with the partner's name.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -27,6 +31,18 @@ MESSAGE_LIFE = 900
 """Seconds an envelope is valid."""
 PAUSE = 0.2
 """Seconds before a partner that is working or silent is asked again."""
+
+
+_ANSWERS = {
+    "hello": "hello",
+    "prepare": "prepared",
+    "release": "masked",
+    "unmask": "unmask",
+    "match": "match",
+    "finish": "finish",
+    "cancel": "finish",
+}
+"""The body of an answer, by that of the question."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +64,14 @@ class Transport(Protocol):
 
 @dataclass
 class Traffic:
-    """What a job cost on the wire. ``forged``: replies that were thrown away."""
+    """What a job cost on the wire. ``forged``: replies that were thrown away; ``unsigned``: those of them,
+    by partner, that its key did not sign."""
 
     rounds: int = 0
     bytes_out: int = 0
     bytes_in: int = 0
     forged: int = 0
+    unsigned: Counter[str] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
 
 
@@ -86,19 +104,21 @@ class Rounds:
         grace: float | None = None,
         working: Callable[[str, wire.Working], None] | None = None,
         patience: float | None = None,
+        expect: str | None = None,
     ) -> dict[str, wire.ReplyBody]:
-        """One answer from each partner.
+        """One answer from each partner, of the kind that answers its question, or of kind ``expect``.
 
         ``working`` is told of partners that say they work on it; with ``patience`` such a partner may
         take that long. With ``enough``, after ``grace`` seconds that many will do. Raises RoundFailed
-        if a partner refuses or patience runs out.
+        if a partner refuses, answers with another kind, or patience runs out.
         """
         answers: dict[str, wire.ReplyBody] = {}
         started = heard = self._clock()
+        unsigned = self.traffic.unsigned.copy()
         self.traffic.rounds += 1
         while True:
             waiting = [name for name in bodies if name not in answers]
-            found, busy = self._once({name: bodies[name] for name in waiting}, grace)
+            found, busy = self._once({name: bodies[name] for name in waiting}, grace, expect)
             answers |= found
             if len(answers) == len(bodies):
                 break
@@ -112,17 +132,26 @@ class Rounds:
             if enough is not None and len(answers) >= enough and passed >= (grace or 0.0):
                 break
             if passed > self._patience:
-                missing = ", ".join(sorted(set(bodies) - set(answers)))
-                raise RoundFailed(
-                    f"no answer from {missing} for {self._patience:.0f} s: is its node running? "
-                    "The job continues with `tallystick-coordinator resume`"
-                )
+                missing = sorted(set(bodies) - set(answers))
+                raise RoundFailed(self._silence(missing, self.traffic.unsigned - unsigned))
             self._sleep(PAUSE)
         self.traffic.seconds.append(self._clock() - started)
         return answers
 
+    def _silence(self, missing: Sequence[str], unsigned: Counter[str]) -> str:
+        text = f"no answer from {', '.join(missing)} for {self._patience:.0f} s: "
+        for name in missing:
+            if unsigned[name]:
+                text += (
+                    f"{unsigned[name]} replies of {name} were not signed with the key that the contract "
+                    "names: does it hold the same contract? "
+                )
+        if not all(unsigned[name] for name in missing):
+            text += "is its node running? "
+        return text + "The job continues with `tallystick-coordinator resume`"
+
     def _once(
-        self, bodies: Mapping[str, wire.Request], grace: float | None
+        self, bodies: Mapping[str, wire.Request], grace: float | None, expect: str | None
     ) -> tuple[dict[str, wire.ReplyBody], dict[str, wire.Working]]:
         """Answers, and who is still working."""
         envelopes = {name: self._seal(name, body) for name, body in bodies.items()}
@@ -132,15 +161,23 @@ class Rounds:
         busy: dict[str, wire.Working] = {}
         for name, delivered in self._transport.exchange(envelopes, timeout).items():
             self.traffic.bytes_in += len(delivered.reply)
-            body = self._open(name, delivered)
-            if body is None:
+            opened = self._open(name, delivered)
+            if opened is None:
                 continue
-            if body.HasField("working"):
+            body = opened.body
+            kind = body.WhichOneof("body")
+            wanted = expect or _ANSWERS.get(bodies[name].WhichOneof("body") or "", kind)
+            if kind == "working":
                 busy[name] = body.working
-                continue
-            if body.HasField("refusal"):
-                raise RoundFailed(f"{name} refused: {_advice(body.refusal.code)}")
-            answers[name] = body
+            elif kind == "refusal":
+                raise RoundFailed(self._refused(name, opened))
+            elif kind is None or kind != wanted:
+                raise RoundFailed(
+                    f"{name} answered with {kind or 'nothing'} where {wanted or 'something'} was "
+                    "asked for: do both run the same version?"
+                )
+            else:
+                answers[name] = body
         return answers, busy
 
     def _seal(self, name: str, body: wire.Request) -> bytes:
@@ -151,7 +188,21 @@ class Rounds:
         request.nonce = self._random(16)
         return wire.seal_request(self._key, request)
 
-    def _open(self, name: str, delivered: Delivered) -> wire.ReplyBody | None:
+    def _refused(self, name: str, opened: wire.Opened) -> str:
+        code = opened.body.refusal.code
+        if not opened.same_contract:
+            return f"{name} holds another contract: run `check` on both ({_advice(code)})"
+        text = f"{name} refused: {_advice(code)}"
+        if code in (Code.CLOCK, Code.EXPIRED):
+            here = datetime.fromtimestamp(self._clock(), UTC)
+            text += (
+                f". Compare both clocks with UTC of a time server (`timedatectl` says whether one is "
+                f"used): this coordinator's says {here:%Y-%m-%d %H:%M:%S} UTC, and a message is "
+                f"valid for {MESSAGE_LIFE} s. The contract ends {self.contract.expires:%Y-%m-%d %H:%M} UTC"
+            )
+        return text
+
+    def _open(self, name: str, delivered: Delivered) -> wire.Opened | None:
         expected = wire.ReplyHeader(
             contract=self._digest,
             job=self.job_id,
@@ -161,10 +212,13 @@ class Rounds:
             node=delivered.node,
         )
         try:
-            return wire.open_reply(delivered.reply, self.contract.identity_of(name), expected)
+            return wire.open_any_reply(delivered.reply, self.contract.identity_of(name), expected)
+        except wire.NotSignedError:
+            self.traffic.unsigned[name] += 1
         except (ProtocolError, WireError):
-            self.traffic.forged += 1
-            return None
+            pass
+        self.traffic.forged += 1
+        return None
 
 
 def _advice(code: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from privacy.errors import ConfigError
 from privacy.randomness import Randomness
@@ -134,11 +135,16 @@ def admit(home: Home, path: Path, now: datetime) -> str:
     invitation = home.invitations / f"{application.party}.invitation.toml"
     if not invitation.exists():
         raise ConfigError("party", f"{application.party} was not invited")
+    if application.alliance != joining.load_invitation(invitation).alliance:
+        raise ConfigError("alliance", "the application is for another alliance")
     if home.contract_file.exists() and alliance.load(home.contract_file).signatures:
         raise ConfigError(str(home.contract_file), "is signed already; a new party needs a new one")
-    certificate = pki.partner_certificate(
-        home.key("ca.key"), home.key("ca.pem"), application.party, application.request, now
-    )
+    try:
+        certificate = pki.partner_certificate(
+            home.key("ca.key"), home.key("ca.pem"), application.party, application.request, now
+        )
+    except (ValueError, UnsupportedAlgorithm):  # keys and signatures of kinds that are not for us
+        raise ConfigError("request", "its signature or key type does not fit") from None
     party = Party(
         name=application.party,
         identity=application.identity,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import json
 import os
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -87,9 +86,9 @@ def mask(
         for name, c in done.counts.items()
     ]
     typer.echo(console.table(["column", "kind", "values", "nulls", "hidden", "redacted"], shown))
-    typer.echo(f"{done.rows} rows into {out}; its lineage is in {out.name}.lineage.json")
+    console.say("{} rows into {}; its lineage is in {}.lineage.json", done.rows, out, out.name)
     if done.dropped:
-        typer.echo(f"dropped: {', '.join(done.dropped)}")
+        console.say("dropped: {}", ", ".join(done.dropped))
     if done.after:
         typer.echo(f"smallest group {done.after.k}; {done.after.groups} groups")
 
@@ -124,7 +123,7 @@ def scan(
             seen = look(source.sample(rows, source.names), region)
     exposed = [s.column for s in seen if s.unmasked]
     if as_json:
-        typer.echo(json.dumps({"columns": [asdict(s) for s in seen]}, ensure_ascii=False, indent=2))
+        typer.echo(console.json_text({"columns": [asdict(s) for s in seen]}))
     else:
         shown: list[list[object]] = [
             [s.column, s.kind or "empty", s.values, s.hits, f"{s.low:.3f}..{s.high:.3f}",
@@ -135,7 +134,7 @@ def scan(
         head = ["column", "kind", "values", "hits", "95 %", "checked", "inside", "examples"]
         typer.echo(console.table(head, shown))
     if masked and exposed:
-        typer.echo(f"unmasked personal data in: {', '.join(exposed)}", err=True)
+        console.say("unmasked personal data in: {}", ", ".join(exposed), err=True)
         raise typer.Exit(1)
 
 
@@ -175,7 +174,7 @@ def risk(
     head = ["", "smallest group", "unique", f"in groups under {k}", "groups", "least diversity"]
     typer.echo(console.table(head, shown))
     for objection in objections:
-        typer.echo(objection, err=True)
+        console.say("{}", objection, err=True)
     if objections:
         raise typer.Exit(1)
 
@@ -196,7 +195,7 @@ def quality(
         findings = checks.quality(source, rules, datetime.now(UTC).replace(tzinfo=None), progress)
     if as_json:
         plain = [asdict(f) | {"alert": f.alert} for f in findings]
-        typer.echo(json.dumps({"findings": plain}, ensure_ascii=False, indent=2))
+        typer.echo(console.json_text({"findings": plain}))
     else:
         shown: list[list[object]] = [
             [f.check, f.column, f"{f.value:.1f} h" if f.check == "delay" else f"{f.value:.2%}",
@@ -228,9 +227,11 @@ def dedupe(
         f"repeated rows: {done.before:.2%} before, {done.after:.2%} after; {done.rows} rows into {out}"
     )
     if done.uncompared:
-        typer.echo(
-            f"names were not compared in {done.uncompared} rows: too many agree on"
-            f" {', '.join(rules.duplicate_rule().within)}; name more columns in duplicates.within",
+        console.say(
+            "names were not compared in {} rows: too many agree on {}; name more columns in"
+            " duplicates.within",
+            done.uncompared,
+            ", ".join(rules.duplicate_rule().within),
             err=True,
         )
 

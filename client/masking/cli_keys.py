@@ -78,7 +78,9 @@ def keys_retoken(
         raise ConfigError("key", "retoken needs a key")
     source = tables.opened(table, keys=ring, encoding=encoding)
     rows, names = reveal.retoken(source, rules, purpose.value, out, keys=ring)
-    typer.echo(f"{rows} rows with {', '.join(names)} under key {ring.current.id} into {out}")
+    console.say(
+        "{} rows with {} under key {} into {}", rows, ", ".join(names), ring.current.id, out
+    )
 
 
 # ---------------------------------------------------------------------- reveal
@@ -127,17 +129,21 @@ def reveal_approve(
     key: Annotated[Path, typer.Option(help="the approver's key file")],
     confirmed: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
 ) -> None:
-    """Show a request and sign it."""
+    """Show all of a request, and sign it."""
     from client.masking import reveal
 
     wanted = reveal.load(request)
-    typer.echo(
-        f"{wanted.by} asks for {wanted.column} of table {wanted.table[:16]}: {wanted.reason}"
-    )
+    console.say("{} asks for column '{}': {}", wanted.by, wanted.column, wanted.reason)
+    console.say("  table {}, policy {}, for {}", wanted.table, wanted.policy, wanted.purpose)
+    console.say("  key {}, until {}", wanted.key or "the current one", wanted.expires)
     if not confirmed:
         typer.confirm("Approve?", abort=True)
-    reveal.approve(request, name, key, datetime.now(UTC))
-    typer.echo(f"approved by {name}")
+    signed = reveal.approve(request, name, key, datetime.now(UTC))
+    own = {"approver": None, "signature": None}
+    if signed.model_copy(update=own) != wanted.model_copy(update=own):
+        request.unlink()  # it holds a signature under what nobody was shown
+        raise ConfigError(str(request), "was changed while it was shown; it is removed, ask again")
+    console.say("approved by {}", name)
 
 
 @reveal_app.command("open")

@@ -47,8 +47,8 @@ def test_a_key_that_came_later_is_in_the_digest_once_it_is_there() -> None:
         kind="match",
         match={"identifier": "email", "parties": ["bank", "shop"], "result": "list"},
     )
-    named = job(name="m", kind="match", match={"identifier": "email", "parties": ["bank", "shop"], "result": "list",
-                                               "audiences": {"shop": "members"}})  # fmt: skip
+    match = {"identifier": "email", "parties": ["bank", "shop"], "result": "list"}
+    named = job(name="m", kind="match", match={**match, "audiences": {"shop": "members"}})
     assert b"audiences" not in plain.canonical()
     assert b'"audiences":{"shop":"members"}' in named.canonical()
 
