@@ -1,49 +1,58 @@
 """The gate: the one way in and out of a partner.
 
-    envelope --> signature, contract, addressee, expiry, nonce      (_open)
-             --> contract's rules, then the partner's stricter ones (policy)
-             --> task: noisy sum or match; ledger charged with it   (tasks)
-             --> journal, header bound to run, message and node     (_seal)
+    envelope --> signature, contract, addressee, expiry, nonce            (_open)
+             --> limits, contract's rules, then the partner's stricter ones    (limits, policy)
+             --> door: noisy sum or match; charge, then rows, then the reply   (tasks)
+             --> journal, header bound to run, message and node            (_seal)
 
-Whatever goes wrong inside leaves as a refusal code and nothing more. The gate holds no socket of
-its own; ``client.service`` serves :meth:`Gate.handle` on a Unix socket.
+Whatever goes wrong inside leaves as a refusal code and nothing more; why is for the owner
+(:mod:`client.refusals`). A refusal follows from public facts: contract, policy, envelope, statements of
+peers, state, ledger. After a charge there is the answer or ``failed``. Names from outside are parsed before
+anything else sees them: a job is 32 hexadecimal digits. The gate holds no socket of its own;
+``client.service`` serves :meth:`Gate.handle` on a Unix socket.
+
+Not handled: who may reach the socket (the folder's mode), and how long an answer takes (docs/security.md).
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from client import policy
-from client.home import Home, write_private
-from client.journal import Journal
+from client import frozen
+from client.context import Context, Parts
+from client.heads import Heads
+from client.home import Home
+from client.journal import Charge, Journal
 from client.ledger import Ledger
-from client.sets import EarlierSets
+from client.limits import Bounds
+from client.models import Models
+from client.outcomes import agreed_by, outcome_of
+from client.refusals import Refusals
+from client.snapshots import Snapshots
 from client.store import Store
-from client.table import Report, Snapshot, read
-from client.tasks.match import MatchTask, Opener
-from client.tasks.noisy_sum import Context, NoisySumTask
+from client.tasks.match import MatchTask
+from client.tasks.noisy_sum import NoisySumTask
+from client.tasks.session import Opener
 from privacy.errors import (
     ConfigError,
-    DataError,
     LedgerExhausted,
-    ParameterError,
-    PrivacyError,
     ProtocolError,
     Refused,
+    TallystickError,
     WireError,
 )
-from privacy.programs.scoring import Model, model_from
 from privacy.randomness import Randomness
 from protos import jobs, wire
+from protos.addresses import JobId, job_id
 from protos.alliance import Contract
 from protos.refusal import Code
 
@@ -52,8 +61,13 @@ log = logging.getLogger("tallystick.gate")
 PATIENCE = 3.0
 """Seconds a handler waits for work before it answers "working"; the coordinator asks again."""
 NONCE_BYTES = 16
+LONGEST_LIFE = 3600
+"""Seconds an envelope may be valid."""
+MOST_NONCES = 200_000
+LARGEST_SPEC = 1 << 20
 MOST_RUNNING = 64
 """Answers kept for a coordinator that never asks again, before they are thrown away."""
+HOUR = 3600.0
 
 
 @dataclass(frozen=True)
@@ -65,8 +79,15 @@ class Delivery:
     node: int = 0
 
 
+class Unsigned(Refused):
+    """What the coordinator did not sign: counted, never journalled."""
+
+
 class Gate:
-    """One partner's gate. ``clock`` gives seconds since the epoch; ``open_stream`` the exchange."""
+    """One partner's gate. ``clock`` gives seconds since the epoch; ``open_stream`` the exchange.
+
+    ``parts``: what looks at rows, for tests that pass in a faulty one; ``store``: the class of the database.
+    """
 
     def __init__(
         self,
@@ -76,6 +97,10 @@ class Gate:
         clock: Callable[[], float],
         open_stream: Opener | None = None,
         patience: float = PATIENCE,
+        parts: Parts | None = None,
+        store: Callable[..., Store] = Store,
+        monotonic: Callable[[], float] = time.monotonic,
+        cpu: Callable[[], float] = time.thread_time,
     ) -> None:
         home.prepare()
         self.home, self.config = home, home.config()
@@ -87,289 +112,315 @@ class Gate:
         self.identity = home.identity()
         if self.identity.public_key().public_bytes_raw() != self.contract.identity_of(self.name):
             raise ConfigError("keys/identity.key", "is not the key that the contract names")
-        self.store = Store(home.database, home.storage_key(), randomness)
-        self.ledger = Ledger(self.store, self.contract, clock)
+        self.parts = parts or Parts()
+        self.store = store(home.database, home.storage_key(), randomness)
         self.journal = Journal(self.store, self.identity, clock)
+        self.heads = Heads(self.store, self.journal, self.contract, self.name, self.identity, clock)
+        self.ledger = Ledger(self.store, self.journal, self.contract, self.heads.confirmed)
+        self.models = Models(self.store, self.contract)
+        self.refusals = Refusals(self.store, clock)
+        self.bounds = Bounds(self.config.limits, monotonic, cpu)
+        self.snapshots = Snapshots(
+            home, self.store, self.contract, randomness, self.parts.read,
+            self.config.limits.state_bytes,
+        )  # fmt: skip
         self.context = Context(
-            self.name,
-            self.contract,
-            self.digest,
-            self.identity,
-            self.store,
-            self.ledger,
-            randomness,
-        )
+            self.name, home, self.config, self.contract, self.digest, self.identity, self.store,
+            self.journal, self.ledger, self.heads, self.models, randomness, self.parts,
+        )  # fmt: skip
         self._open_stream = open_stream
         self._lock, self._registry = threading.Lock(), threading.Lock()
         self._workers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="gate")
         self._running: dict[str, Future[wire.ReplyBody]] = {}
-        self._snapshots: dict[str, Snapshot] = {}
         self._tasks: dict[str, NoisySumTask] = {}
         self._matches: dict[str, MatchTask] = {}
-        self.sets = EarlierSets(self.store, home.sets, home.storage_key())
+        self._sweep()
 
     def close(self) -> None:
         """Stop accepting work and close the database; matches stay to be resumed."""
         for task in list(self._matches.values()):
             task.stop()
         self._workers.shutdown(wait=True, cancel_futures=True)
+        self.refusals.flush()
         self.store.close()
 
     # ------------------------------------------------------------------ in
 
     def handle(self, envelope: bytes, delivery: Delivery) -> bytes:
         """One envelope in, one signed reply out; never raises."""
-        job = ""
+        job, kind, signed = "", "", True
         try:
-            request = self._open(envelope)
-            job = request.job
-            body = self._serve(request)
+            started = self.bounds.started()
+            request = wire.Request()
+            try:
+                request = self._authentic(envelope)
+                job, kind = job_id(request.job), request.WhichOneof("body") or ""
+                self._open(request)
+            finally:
+                self.bounds.worked(started)
+            body = self._serve(request, JobId(job), kind)
+        except Unsigned as refused:
+            body, signed = _refusal(refused.code), False
+            self.refusals.note_unsigned(refused.code, refused.detail)
         except Refused as refused:
-            log.warning("job %s refused: %s", job[:8], refused)
-            body = _refusal(refused.code)
-        except LedgerExhausted as exhausted:
-            log.warning("job %s refused: %s", job[:8], exhausted)
-            body = _refusal(Code.LEDGER)
-        except Exception as error:
-            log.error("job %s failed: %s", job[:8], type(error).__name__)
-            body = _refusal(Code.INTERNAL)
-        return self._seal(job, body, delivery)
-
-    def _open(self, envelope: bytes) -> wire.Request:
-        try:
-            request = wire.open_request(envelope, self.coordinator)
+            body = self._refused(refused.code, kind, job, refused.detail)
         except WireError as error:
-            raise Refused(Code.MALFORMED, str(error)) from None
+            body = self._refused(Code.MALFORMED, kind, job, str(error))
+        except LedgerExhausted as exhausted:
+            body = self._refused(Code.LEDGER, kind, job, str(exhausted))
+        except (
+            TallystickError
+        ) as error:  # BrokenJournal, and whatever else is wrong with what is kept
+            body = self._refused(Code.STORAGE, kind, job, str(error))
+        except Exception as error:
+            body = self._refused(Code.INTERNAL, kind, job, type(error).__name__)
+        return self._seal(job, body, delivery, signed=signed)
+
+    def _refused(self, code: str, kind: str, job: str, reason: str) -> wire.ReplyBody:
+        log.warning("job %s, %s refused: %s: %s", job[:8], kind or "message", code, reason)
+        try:
+            self.refusals.note(code, kind, reason, job)
+            if code == Code.ROLLED_BACK:
+                self._sweep()  # jobs that were open are over
+        except TallystickError as error:
+            log.error("refusal not written down: %s", error)
+        return _refusal(code)
+
+    def _authentic(self, envelope: bytes) -> wire.Request:
+        """A request that the contract's coordinator signed. Raises Unsigned, WireError."""
+        try:
+            return wire.open_request(envelope, self.coordinator)
+        except WireError as error:
+            raise Unsigned(Code.MALFORMED, str(error)) from None
         except ProtocolError:
-            raise Refused(Code.BAD_SIGNATURE) from None
+            raise Unsigned(Code.BAD_SIGNATURE, "not signed by the contract's coordinator") from None
+
+    def _open(self, request: wire.Request) -> None:
+        """Contract, addressee, expiry, nonce and rate. Raises Refused."""
         if request.contract != self.digest:
-            raise Refused(Code.WRONG_CONTRACT)
+            raise Refused(Code.WRONG_CONTRACT, "the coordinator holds another contract")
         if request.partner != self.name:
-            raise Refused(Code.NOT_ADDRESSED)
+            raise Refused(Code.NOT_ADDRESSED, "meant for another partner")
         now = self.clock()
-        if not now < request.expires <= now + 86_400 or self._now() >= self.contract.expires:
-            raise Refused(Code.EXPIRED)
+        if self._now() >= self.contract.expires:
+            raise Refused(Code.EXPIRED, f"the contract expired on {self.contract.expires:%Y-%m-%d}")
+        if not now < request.expires <= now + LONGEST_LIFE:
+            off = request.expires - now
+            raise Refused(
+                Code.EXPIRED, f"the envelope expires {off:+.0f} s from now by this machine's clock"
+            )
         if len(request.nonce) != NONCE_BYTES:
             raise Refused(Code.MALFORMED, "nonce")
+        self.bounds.message()
         with self.store.transaction():
             if self.store.row("SELECT 1 FROM nonces WHERE nonce = ?", request.nonce):
-                raise Refused(Code.REPLAYED)
+                raise Refused(Code.REPLAYED, "this envelope was answered before")
             self.store.execute("DELETE FROM nonces WHERE expires < ?", now)
+            held = self.store.row("SELECT COUNT(*) FROM nonces")
+            if held is not None and held[0] >= MOST_NONCES:
+                raise Refused(Code.BUSY, "too many messages are under way")
             self.store.execute(
                 "INSERT INTO nonces VALUES (?, ?)", request.nonce, float(request.expires)
             )
-        return request
+            self.store.execute(
+                "UPDATE jobs SET touched = ? WHERE id = ? AND state = 'open'", now, request.job
+            )
 
-    def _serve(self, request: wire.Request) -> wire.ReplyBody:
-        kind = request.WhichOneof("body")
-        if kind is None:
-            raise Refused(Code.MALFORMED, "no body")
+    def _serve(self, request: wire.Request, job: JobId, kind: str) -> wire.ReplyBody:
+        if kind == "status":
+            self._job(job)
+            return wire.ReplyBody(working=self._progress(job))
         if kind == "match":
-            kind = "status"  # a match is started by the first and polled by every later request
+            self._job(job)  # before a worker is taken
+            return self._patiently(job, kind, request, job)
+        if not kind:
+            raise Refused(Code.MALFORMED, "no body")
         question = wire.Request()
         question.CopyFrom(request)
         question.expires, question.nonce = 0, b""
         key = hashlib.sha256(wire.serialise(question)).hexdigest()
-        return self._patiently(request.job if kind == "status" else key, kind, request)
+        return self._patiently(key, kind, request, job)
 
-    def _patiently(self, key: str, kind: str, request: wire.Request) -> wire.ReplyBody:
+    def _patiently(self, key: str, kind: str, request: wire.Request, job: JobId) -> wire.ReplyBody:
         """Start work once, wait a little, answer "working"; the same question finds it again."""
         with self._registry:
             future = self._running.get(key)
             if future is None:
                 if len(self._running) >= MOST_RUNNING:
                     self._running = {k: f for k, f in self._running.items() if not f.done()}
-                future = self._running[key] = self._workers.submit(self._work, kind, request)
+                if len(self._running) >= MOST_RUNNING:
+                    raise Refused(Code.BUSY, "too many questions are being worked on")
+                future = self._running[key] = self._workers.submit(self._work, kind, request, job)
         try:
             return future.result(timeout=self.patience)
         except NotYet:
             if not future.done():
-                return wire.ReplyBody(working=self._progress(request.job))
+                return wire.ReplyBody(working=self._progress(job))
             return future.result()
         finally:
             if future.done():
                 with self._registry:
                     self._running.pop(key, None)
 
-    def _progress(self, job_id: str) -> wire.Working:
-        task = self._matches.get(job_id)
+    def _progress(self, job: JobId) -> wire.Working:
+        task = self._matches.get(job)
         if task is None:
             return wire.Working()
         return wire.Working(done=task.progress.done, total=task.progress.total)
 
-    def _work(self, kind: str, request: wire.Request) -> wire.ReplyBody:
-        if kind == "status":
-            return self._match(request.job)  # minutes; beside everything else
+    def _work(self, kind: str, request: wire.Request, job: JobId) -> wire.ReplyBody:
+        if kind == "match":
+            return self._match(job)  # minutes; beside everything else
         with self._lock:
-            if kind == "hello":
-                return self._hello(request)
-            if kind == "prepare":
-                task = self._task(request.job)
-                prepared = task.prepare(request.prepare)  # refuses another cohort than before
-                task.keep_sealing_keys(request.prepare)
-                return wire.ReplyBody(prepared=prepared)
             if kind == "release":
-                return self._release(request)
-            if kind == "unmask":
-                return wire.ReplyBody(unmask=self._task(request.job).unmask(request.unmask))
-            if kind == "finish":
-                return self._finish(request)
-            return self._cancel(request)
+                return self._release(request, job)
+            started = self.bounds.started()
+            try:
+                return self._uncharged(kind, request, job)
+            finally:
+                self.bounds.worked(started)
+
+    def _uncharged(self, kind: str, request: wire.Request, job: JobId) -> wire.ReplyBody:
+        """Messages that cost nothing."""
+        if kind == "hello":
+            return self._hello(request, job)
+        if kind == "prepare":
+            return wire.ReplyBody(prepared=self._task(job).prepare(request.prepare))
+        if kind == "unmask":
+            return wire.ReplyBody(unmask=self._task(job).unmask(request.unmask))
+        if kind == "finish":
+            return self._finish(request.finish, job)
+        return self._cancel(job)
 
     # ------------------------------------------------------------------ control messages
 
-    def _hello(self, request: wire.Request) -> wire.ReplyBody:
-        """Check the job against contract and policy, snapshot the rows, open it."""
+    def _hello(self, request: wire.Request, job_id: JobId) -> wire.ReplyBody:
+        """Check the job against contract, policy, ledger and limits, and open it. No row is read."""
         spec, salt = request.hello.spec, request.hello.salt
-        if request.job != jobs.job_id(self.digest, spec, salt) or len(salt) != 16:
-            raise Refused(Code.MALFORMED, "job id")
-        self._check_heads(request.hello)
-        known = self.store.row("SELECT state FROM jobs WHERE id = ?", request.job)
-        if known is None:
+        if len(spec) > LARGEST_SPEC:
+            raise Refused(Code.MALFORMED, "the specification is too large")
+        if job_id != jobs.job_id(self.digest, spec, salt) or len(salt) != 16:
+            raise Refused(Code.MALFORMED, "the job's id does not belong to its specification")
+        self.heads.note(request.hello.heads)
+        if self.store.row("SELECT 1 FROM jobs WHERE id = ?", job_id) is None:
             try:
                 job = jobs.from_canonical(spec)
             except ConfigError as error:
                 raise Refused(Code.MALFORMED, str(error)) from None
-            policy.check(job, self.contract, self.config)
-            self.ledger.require(job.mu2(self.contract))
-            if job.match:
-                report = self._audience(request.job, job)
-            else:
-                snapshot, report = self._snapshot(job)
-                sealed = self.store.seal(f"snapshot {request.job}", snapshot.to_bytes())
-                write_private(self.home.snapshots / request.job, sealed)
+            self._check(job)
+            self._expire_idle()
+            found = self.store.row("SELECT COUNT(*) FROM jobs WHERE state = 'open'")
+            if found is not None and found[0] >= self.config.limits.open_jobs:
+                raise Refused(Code.BUSY, "partner.toml: limits.open_jobs is reached")
+            now = self.clock()
             self.store.execute(
-                "INSERT INTO jobs VALUES (?, ?, ?, 'open', ?)",
-                request.job,
-                spec,
-                self.clock(),
-                report.to_json(),
+                "INSERT INTO jobs VALUES (?, ?, ?, ?, 'open', NULL, NULL)", job_id, spec, now, now
             )
-        job = self._job(request.job)
+        if self._job(job_id).match:
+            return wire.ReplyBody(hello=self.heads.own())
+        return wire.ReplyBody(hello=self._task(job_id).hello())
+
+    def _check(self, job: jobs.Job) -> None:
+        """All that can be judged before anything is charged. Raises Refused, LedgerExhausted."""
+        self.parts.check(job, self.contract, self.config)
+        if self.config.data is None:
+            raise Refused(Code.UNAVAILABLE, "partner.toml: [data] is missing")
+        for column in sorted(job.columns()):
+            if column not in self.config.data.columns:
+                raise Refused(Code.UNAVAILABLE, f"partner.toml: data.columns lacks {column}")
         if job.match:
-            return wire.ReplyBody(hello=self._head())
-        return wire.ReplyBody(hello=self._task(request.job).hello())
+            if self._open_stream is None:
+                raise Refused(Code.POLICY, "no exchange here")
+            frozen.check(self.context, job)
+        self.ledger.require(job.mu2(self.contract))
 
-    def _snapshot(self, job: jobs.Job) -> tuple[Snapshot, Report]:
-        """Rows of the job. Too few people or an unreadable table: one code for both."""
-        try:
-            snapshot, report = read(
-                self.home.source(),
-                self.contract.declared_columns(),
-                sorted(job.columns()),
-                rows_per_person=self.contract.privacy.rows_per_person,
-            )
-        except (DataError, ConfigError) as error:
-            raise Refused(Code.UNAVAILABLE, str(error)) from None
-        if report.people < self.contract.privacy.smallest_cohort:
-            raise Refused(Code.UNAVAILABLE, "fewer people than the contract's smallest cohort")
-        return snapshot, report
+    def _expire_idle(self) -> None:
+        """Jobs that nobody asked about for long are closed."""
+        before = self.clock() - self.config.limits.idle_hours * HOUR
+        for (identity,) in self.store.rows(
+            "SELECT id FROM jobs WHERE state = 'open' AND touched < ?", before
+        ):
+            if identity not in self._running:
+                log.info("job %s expired: nobody asked for it", identity[:8])
+                self._close_job(JobId(identity), "expired")
 
-    def _audience(self, job_id: str, job: jobs.Job) -> Report:
-        """The audience of a match, read into its folder."""
-        report = Report()
-        try:
-            self._match_task(job_id, job).prepare(self.home.source(), self._models(), report)
-        except (DataError, ConfigError) as error:
-            raise Refused(Code.UNAVAILABLE, str(error)) from None
-        return report
-
-    def _match_task(self, job_id: str, job: jobs.Job) -> MatchTask:
-        if self._open_stream is None:
-            raise Refused(Code.POLICY, "no exchange here")
-        if job_id not in self._matches:
-            folders = (self.home.matches, self.home.audiences, self.home.caches)
-            self._matches[job_id] = MatchTask(
-                self.context, self.journal, job_id, job, self._open_stream, folders, self.sets
-            )
-        return self._matches[job_id]
-
-    def _release(self, request: wire.Request) -> wire.ReplyBody:
-        task, snapshot = self._task(request.job), self._rows(request.job)
-        try:
-            return wire.ReplyBody(masked=task.release(request.release, snapshot))
-        except (ParameterError, DataError) as error:
-            raise Refused(Code.PLAN, str(error)) from None
-
-    def _match(self, job_id: str) -> wire.ReplyBody:
+    def _match(self, job_id: JobId) -> wire.ReplyBody:
         job = self._job(job_id)
         if job.match is None:
             raise Refused(Code.POLICY, "not a match")
-        return wire.ReplyBody(match=self._match_task(job_id, job).run())
+        if self._open_stream is None:
+            raise Refused(Code.POLICY, "no exchange here")
+        with self._registry:
+            if job_id not in self._matches:
+                self.bounds.match()
+                self._open_match(job_id, job)
+                self._matches[job_id] = MatchTask(self.context, job_id, job, self._open_stream)
+            task = self._matches[job_id]
+        return wire.ReplyBody(match=task.run())
 
-    def _finish(self, request: wire.Request) -> wire.ReplyBody:
-        """Take the model, erase keys, shares, replies and snapshot, sign the journal's head."""
-        found = self.store.row("SELECT spec, state FROM jobs WHERE id = ?", request.job)
-        if found is None:
-            raise Refused(Code.UNKNOWN_JOB)
-        job = jobs.from_canonical(found[0])
-        with self.store.transaction():
-            if request.finish.model and found[1] == "open":
-                self._keep_model(job, request.finish.model)
-            self._close_job(request.job, "done")
-        return wire.ReplyBody(finish=wire.FinishReply(head=self._head()))
+    def _open_match(self, job_id: JobId, job: jobs.Job) -> None:
+        """In the journal with its price before the first handshake: the head in that says so."""
+        if job.match is None or self.journal.is_open(job_id):
+            return
+        price = job.match.price(self.contract, job.mu2(self.contract))
+        mu2, delta = sum(p[1] for p in price), sum(p[2] for p in price)
+        self.journal.open(job_id, bytes.fromhex(job_id), Charge("match", mu2, delta))
 
-    def _cancel(self, request: wire.Request) -> wire.ReplyBody:
-        self._close_job(request.job, "cancelled")
-        return wire.ReplyBody(finish=wire.FinishReply(head=self._head()))
+    def _release(self, request: wire.Request, job_id: JobId) -> wire.ReplyBody:
+        task, job = self._task(job_id), self._job(job_id)
+        self.bounds.release(len(request.release.indexes))
 
-    def _close_job(self, job_id: str, state: str) -> None:
-        with self.store.transaction():
-            self.store.execute(
-                "UPDATE jobs SET state = ? WHERE id = ? AND state = 'open'", state, job_id
+        return wire.ReplyBody(
+            masked=task.release(
+                request.release, lambda: self.snapshots.rows(job_id, job, self.clock())
             )
-            self.store.erase(job_id)
-        self._snapshots.pop(job_id, None)
-        self._tasks.pop(job_id, None)
-        match = self._matches.pop(job_id, None)
-        if match is not None:
-            match.erase()
-        shutil.rmtree(self.home.matches / job_id, ignore_errors=True)
-        (self.home.snapshots / job_id).unlink(missing_ok=True)
-
-    # ------------------------------------------------------------------ models
-
-    def _keep_model(self, job: jobs.Job, data: bytes) -> None:
-        """Store a released model under the job's name, if it is what the job said it would be."""
-        if len(data) > 1 << 20:
-            raise Refused(Code.MALFORMED, "model too large")
-        try:
-            plain = json.loads(data)
-            model_from(self.contract.declared_columns(), plain)
-            wanted = job.propensity.features if job.propensity else (
-                job.segment.columns if job.segment else ()
-            )  # fmt: skip
-            if plain["kind"] != job.kind or tuple(plain["columns"]) != tuple(wanted):
-                raise Refused(Code.PLAN, "model is not the job's")
-        except (ValueError, KeyError, TypeError, PrivacyError):
-            raise Refused(Code.MALFORMED, "model") from None
-        name = job.name.replace("-", "_")
-        self.store.execute(
-            "INSERT OR REPLACE INTO models VALUES (?, ?, ?, ?)",
-            name,
-            self.clock(),
-            hashlib.sha256(data).digest(),
-            self.store.seal(f"model {name}", data),
         )
 
-    def _models(self) -> dict[str, Model]:
-        columns = self.contract.declared_columns()
-        return {
-            name: model_from(columns, json.loads(self.store.unseal(f"model {name}", sealed)))
-            for name, sealed in self.store.rows("SELECT name, sealed FROM models")
-        }
+    def _finish(self, finish: wire.Finish, job_id: JobId) -> wire.ReplyBody:
+        """Take the model, erase keys, shares, replies and snapshot, sign the journal's head."""
+        found = self.store.row("SELECT spec, state, outcome FROM jobs WHERE id = ?", job_id)
+        if found is None:
+            raise Refused(Code.UNKNOWN_JOB, "this job was never opened here")
+        if found[1] not in ("open", "done"):
+            raise Refused(Code.JOB_CLOSED, f"the job is {found[1]}")
+        outcome = bytes(found[2] or b"")
+        if found[1] == "open":
+            job = jobs.from_canonical(found[0])
+            if finish.model:
+                task = self._task(job_id)
+                outcome = outcome_of(task, job, finish, self.contract)
+                outcome = outcome or agreed_by(self.heads, task, job_id, finish)
+                if not outcome:
+                    return wire.ReplyBody(finish=wire.FinishReply())  # ask again with T heads
+            with self.store.transaction():
+                if finish.model:
+                    self.models.keep(job.name, job_id, finish.model, self.journal.now())
+                    self.journal.record("model kept", job_id, finish.model, self.name)
+                self.store.execute("UPDATE jobs SET outcome = ? WHERE id = ?", outcome, job_id)
+                self._close_rows(job_id, "done")
+            self._close_files(job_id)
+        return wire.ReplyBody(finish=wire.FinishReply(head=self.heads.own(job_id, outcome)))
+
+    def _cancel(self, job_id: JobId) -> wire.ReplyBody:
+        found = self.store.row("SELECT state FROM jobs WHERE id = ?", job_id)
+        if found is None:
+            raise Refused(Code.UNKNOWN_JOB, "this job was never opened here")
+        if found[0] != "cancelled":
+            self._job(job_id)
+            self._close_job(job_id, "cancelled")
+        return wire.ReplyBody(finish=wire.FinishReply(head=self.heads.own(job_id)))
 
     # ------------------------------------------------------------------ state of a job
 
-    def _job(self, job_id: str) -> jobs.Job:
+    def _job(self, job_id: JobId) -> jobs.Job:
         found = self.store.row("SELECT spec, state FROM jobs WHERE id = ?", job_id)
         if found is None:
-            raise Refused(Code.UNKNOWN_JOB)
+            raise Refused(Code.UNKNOWN_JOB, "this job was never opened here")
         if found[1] != "open":
-            raise Refused(Code.JOB_CLOSED)
+            raise Refused(Code.JOB_CLOSED, f"the job is {found[1]}")
         return jobs.from_canonical(found[0])
 
-    def _task(self, job_id: str) -> NoisySumTask:
+    def _task(self, job_id: JobId) -> NoisySumTask:
         job = self._job(job_id)
         if job.match:
             raise Refused(Code.POLICY, "a match is not a noisy sum")
@@ -377,63 +428,61 @@ class Gate:
             self._tasks = {job_id: NoisySumTask(self.context, job_id, job)}
         return self._tasks[job_id]
 
-    def _rows(self, job_id: str) -> Snapshot:
-        if job_id not in self._snapshots:
-            try:
-                sealed = (self.home.snapshots / job_id).read_bytes()
-            except OSError:
-                raise Refused(Code.UNKNOWN_JOB, "the job's snapshot is gone") from None
-            data = self.store.unseal(f"snapshot {job_id}", sealed)
-            self._snapshots = {job_id: Snapshot.from_bytes(data)}
-        return self._snapshots[job_id]
+    def _close_job(self, job_id: JobId, state: str) -> None:
+        with self.store.transaction():
+            self._close_rows(job_id, state)
+        self._close_files(job_id)
 
-    # ------------------------------------------------------------------ ledger heads
+    def _close_rows(self, job_id: JobId, state: str) -> None:
+        self.store.execute(
+            "UPDATE jobs SET state = ? WHERE id = ? AND state = 'open'", state, job_id
+        )
+        self.store.erase(job_id)
+        self.journal.close(job_id, state)
 
-    def _head(self) -> wire.Signed:
-        sequence, digest = self.journal.head()
-        head = wire.JournalHead(contract=self.digest, sequence=sequence, digest=digest)
-        return wire.state(self.identity, self.name, head)
+    def _close_files(self, job_id: JobId) -> None:
+        """What lies outside the database: the key first, so that nothing can be opened any more."""
+        self.store.jobkeys.wipe(job_id)
+        self._tasks.pop(job_id, None)
+        match = self._matches.pop(job_id, None)
+        if match is not None:
+            match.erase()
+        shutil.rmtree(self.home.matches / job_id, ignore_errors=True)
+        self.snapshots.drop_unused()
+        self.store.checkpoint()
 
-    def _check_heads(self, hello: wire.Hello) -> None:
-        """A peer, or this partner, whose signed head is ahead of what it holds was rolled back."""
-        for signed in hello.heads:
-            try:
-                public = self.contract.identity_of(signed.party)
-                head = wire.read_statement(wire.JournalHead, signed, public)
-            except (ConfigError, ProtocolError, WireError):
-                raise Refused(Code.PROTOCOL, "a ledger head's signature does not fit") from None
-            if head.contract != self.digest:
-                continue
-            if signed.party == self.name:
-                if self.journal.at(head.sequence) != head.digest:
-                    raise Refused(Code.ROLLED_BACK, "this partner's own journal was rolled back")
-                continue
-            seen = self.store.row(
-                "SELECT sequence, digest FROM heads WHERE party = ?", signed.party
-            )
-            if seen and (
-                head.sequence < seen[0]
-                or (head.sequence == seen[0] and head.digest != bytes(seen[1]))
-            ):
-                raise Refused(Code.ROLLED_BACK, f"the journal of {signed.party} was rolled back")
-            self.store.execute(
-                "INSERT OR REPLACE INTO heads VALUES (?, ?, ?)",
-                signed.party,
-                head.sequence,
-                head.digest,
-            )
+    def _sweep(self) -> None:
+        """Everything that belongs to no open job goes: what a killed process left, or a restored backup."""
+        kept = {row[0] for row in self.store.rows("SELECT id FROM jobs WHERE state = 'open'")}
+        with self.store.transaction():
+            for table in ("secrets", "replies", "releases"):
+                self.store.execute(
+                    f"DELETE FROM {table} WHERE job NOT IN (SELECT id FROM jobs WHERE state = 'open')"
+                )
+        self.snapshots.sweep()
+        snapshots = {row[0] for row in self.store.rows("SELECT id FROM snapshots")}
+        self.store.jobkeys.sweep(lambda name: name in kept or name in snapshots)
+        for folder in self.home.matches.iterdir():
+            if folder.name not in kept:
+                shutil.rmtree(folder, ignore_errors=True)
+        self._tasks = {k: v for k, v in self._tasks.items() if k in kept}
+        self.store.checkpoint()
 
     # ------------------------------------------------------------------ out
 
-    def _seal(self, job: str, body: wire.ReplyBody, delivery: Delivery) -> bytes:
-        """Journal, then sign. A reply that cannot be journalled leaves as a bare refusal."""
+    def _seal(self, job: str, body: wire.ReplyBody, delivery: Delivery, *, signed: bool) -> bytes:
+        """Journal, then sign. A reply that cannot be journalled leaves as a bare refusal.
+
+        Refusals and "working" say nothing that was not public, and are counted elsewhere: no entries.
+        """
         data = wire.serialise(body)
         kind = body.WhichOneof("body") or "empty"
-        try:
-            self.journal.record(kind, job, data, self.contract.coordinator.name)
-        except Refused as refused:
-            log.error("reply not journalled: %s", refused)
-            data = wire.serialise(_refusal(Code.STORAGE))
+        if signed and kind not in ("refusal", "working"):
+            try:
+                self.journal.record_once(kind, job, data, self.contract.coordinator.name)
+            except TallystickError as refused:
+                log.error("reply not journalled: %s", refused)
+                data = wire.serialise(_refusal(Code.STORAGE))
         header = wire.ReplyHeader(
             contract=self.digest,
             job=job,

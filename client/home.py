@@ -19,7 +19,8 @@ from typing import BinaryIO, Literal, Self
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import Field, model_validator
 
-from client.table import Source
+from client.people import Normalisation
+from client.source import PIN, ReadAs, Source
 from privacy.errors import ConfigError
 from privacy.identifiers import HOME_REGION
 from protos import alliance
@@ -29,7 +30,10 @@ from protos.toml import Strict, build, read_toml
 
 class Data(Strict):
     """Where the rows are. A relative ``source`` is relative to the partner's folder. ``region``: of
-    telephone numbers without a country code."""
+    telephone numbers without a country code. ``key``: how a person's key is normalised: "exact" its bytes,
+    "trimmed" without surrounding blanks, "caseless" letter cases are one besides. ``line_breaks``: quoted
+    cells of a CSV may hold line breaks, and its quotes are all as RFC 4180 says. ``delimiter``: of a CSV.
+    """
 
     source: str
     person: str
@@ -37,6 +41,9 @@ class Data(Strict):
     columns: dict[str, str] = Field(default_factory=dict)
     identifiers: dict[str, str] = Field(default_factory=dict)
     region: str = Field(default=HOME_REGION, pattern="^[A-Z]{2}$")
+    key: Normalisation = "trimmed"
+    line_breaks: bool = False
+    delimiter: Literal[",", ";", "\t", "|"] | None = None
 
 
 class Rules(Strict):
@@ -61,9 +68,9 @@ class Limits(Strict):
     """
 
     open_jobs: int = Field(default=8, ge=1, le=1000)
-    messages_per_hour: int = Field(default=20_000, ge=10)
+    messages_per_hour: int = Field(default=50_000, ge=10)
     cpu_seconds_per_hour: int = Field(default=900, ge=1)
-    releases_per_hour: int = Field(default=5_000, ge=1)
+    releases_per_hour: int = Field(default=20_000, ge=1)
     matches_per_day: int = Field(default=50, ge=1)
     state_bytes: int = Field(default=50 << 30, ge=1 << 20)
     idle_hours: int = Field(default=72, ge=1)
@@ -166,8 +173,8 @@ class Home:
             raise ConfigError(str(path), "key file has a wrong size; restore it from your backup")
         return data
 
-    def source(self) -> Source:
-        """The data source of ``partner.toml``."""
+    def source(self, *, pinned: bool = True) -> Source:
+        """The data source of ``partner.toml``; ``pinned``: to be read as it was admitted, if it was."""
         data = self.config().data
         if data is None:
             raise ConfigError("data", "is missing: name your table in partner.toml, [data]")
@@ -175,7 +182,16 @@ class Home:
         if "://" not in location:
             location = str((self.root / location).resolve())
         return Source(
-            location, data.person, data.columns, data.identifiers, data.table, data.region
+            location,
+            data.person,
+            data.columns,
+            data.identifiers,
+            data.table,
+            data.region,
+            data.key,
+            data.line_breaks,
+            data.delimiter,
+            ReadAs.load(self.state / PIN) if pinned else None,
         )
 
     def prepare(self) -> None:

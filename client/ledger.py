@@ -1,29 +1,22 @@
 """What a partner's customers have paid: mu^2 of every release, against the contract's limit.
 
-The window slides: what was charged within the last ``period_days`` counts. Charges are never
-removed, so lifetime totals stay visible.
-"""
+The charges are entries of the journal; this adds them up. The window slides: what was charged within the
+last ``period_days`` counts, and charges are never removed, so lifetime totals stay visible. What is *now*
+is not this machine's clock but a time that the signed messages of c + 1 other partners confirm
+(:mod:`client.heads`): a clock that is set ahead renews nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from client.journal import Charge, Journal
 from client.store import Store
 from privacy import accounting
 from privacy.errors import LedgerExhausted, ParameterError
 from protos.alliance import Contract
 
 DAY = 86_400.0
-
-
-@dataclass(frozen=True)
-class Charge:
-    """One release's price: ``mu2`` and what it adds to delta."""
-
-    release: str
-    mu2: float
-    delta: float = accounting.DISCRETE_DELTA
 
 
 @dataclass(frozen=True)
@@ -39,30 +32,27 @@ class Standing:
 
 
 class Ledger:
-    """Charges in a :class:`Store`, limits from a contract. ``clock`` gives seconds."""
+    """Sums over a journal, limits from a contract. ``confirmed`` gives seconds since the epoch, 0 for a
+    time that nobody has confirmed yet."""
 
-    def __init__(self, store: Store, contract: Contract, clock: Callable[[], float]) -> None:
-        self._store, self._contract, self._clock = store, contract, clock
+    def __init__(
+        self, store: Store, journal: Journal, contract: Contract, confirmed: Callable[[], float]
+    ) -> None:
+        self._store, self._journal = store, journal
+        self._contract, self._confirmed = contract, confirmed
 
     def charge(self, job: str, charges: Sequence[Charge]) -> None:
         """Charge all or nothing, inside the caller's transaction if there is one.
 
-        Raises LedgerExhausted with spent, asked and limit, and then charges nothing.
+        A release that was charged before is not charged again: what is computed again after a crash uses
+        the charge that there is. Raises LedgerExhausted with spent, asked and limit, and charges nothing.
         """
-        asked = sum(charge.mu2 for charge in charges)
-        extra = sum(charge.delta for charge in charges)
         with self._store.transaction():
-            self.require(asked, extra)
-            now = self._clock()
-            for charge in charges:
-                self._store.execute(
-                    "INSERT INTO charges (time, job, release, mu2, delta) VALUES (?, ?, ?, ?, ?)",
-                    now,
-                    job,
-                    charge.release,
-                    charge.mu2,
-                    charge.delta,
-                )
+            known = {c.charge.release for c in self._journal.charged() if c.job == job}
+            fresh = [charge for charge in charges if charge.release not in known]
+            if fresh:
+                self.require(sum(c.mu2 for c in fresh), sum(c.delta for c in fresh))
+                self._journal.charge(job, fresh)
 
     def require(self, mu2: float, delta: float = 0.0) -> None:
         """Raises LedgerExhausted unless ``mu2`` more would fit now."""
@@ -79,33 +69,33 @@ class Ledger:
         """Where the ledger stands now."""
         privacy = self._contract.privacy
         alone, person = self._epsilons(*self._window())
-        total = self._store.row("SELECT COALESCE(SUM(mu2), 0), COUNT(*) FROM charges")
-        lifetime, count = total if total else (0.0, 0)
+        charged = self._journal.charged()
+        lifetime = self._epsilons(sum(c.charge.mu2 for c in charged), 0.0)[0]
         return Standing(
-            alone,
-            privacy.epsilon,
-            person,
-            privacy.epsilon_per_person,
-            self._epsilons(lifetime, 0.0)[0],
-            count,
+            alone, privacy.epsilon, person, privacy.epsilon_per_person, lifetime, len(charged)
         )
 
+    def total(self) -> tuple[float, float]:
+        """mu^2 and delta charged in all, ever."""
+        charged = self._journal.charged()
+        return sum(c.charge.mu2 for c in charged), sum(c.charge.delta for c in charged)
+
     def now(self) -> float:
-        """The ledger's clock, in seconds since the epoch."""
-        return self._clock()
+        """The time of the next entry, in seconds since the epoch."""
+        return self._journal.now()
+
+    def since(self) -> float:
+        """Where the running period began: what happened before no longer counts."""
+        return self._confirmed() - self._contract.privacy.period_days * DAY
 
     def spent_by(self, job: str) -> float:
         """mu^2 charged for one job."""
-        found = self._store.row("SELECT COALESCE(SUM(mu2), 0) FROM charges WHERE job = ?", job)
-        return float(found[0]) if found else 0.0
+        return sum(c.charge.mu2 for c in self._journal.charged() if c.job == job)
 
     def _window(self) -> tuple[float, float]:
-        since = self._clock() - self._contract.privacy.period_days * DAY
-        found = self._store.row(
-            "SELECT COALESCE(SUM(mu2), 0), COALESCE(SUM(delta), 0) FROM charges WHERE time > ?",
-            since,
-        )
-        return (float(found[0]), float(found[1])) if found else (0.0, 0.0)
+        since = self.since()
+        counted = [c.charge for c in self._journal.charged() if c.time > since]
+        return sum(c.mu2 for c in counted), sum(c.delta for c in counted)
 
     def _epsilons(self, mu2: float, extra: float) -> tuple[float, float]:
         """Epsilon of a customer here, and of a person at the declared number of partners."""

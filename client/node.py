@@ -59,6 +59,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
 from client.home import Home, write_private
+from protos import logs
 
 log = logging.getLogger("tallystick.node")
 
@@ -237,9 +238,7 @@ def main() -> None:
     parser.add_argument("--runtime", help="Runtime API of a stock SuperNode, HOST:PORT")
     parser.add_argument("--secret-file", default="")
     arguments = parser.parse_args()
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(message)s"
-    )
+    logs.configure()
     logging.getLogger("httpx").setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     home = Home(arguments.home)

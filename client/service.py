@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
@@ -18,7 +17,7 @@ from client.exchange import open_stream
 from client.gate import Delivery, Gate
 from client.home import Home
 from privacy.errors import TallystickError
-from protos import wire
+from protos import console, logs, wire
 
 METHOD = "/tallystick.v1.Gate/Handle"
 WAIT = 120.0
@@ -93,9 +92,7 @@ class GateClient:
 
 def main(root: Path) -> int:
     """Run the gate process until a signal stops it. Returns the exit code."""
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(message)s"
-    )
+    logs.configure()
     home = Home(root)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -108,7 +105,7 @@ def main(root: Path) -> int:
             open_stream=lambda job, peer: open_stream(home, job, peer),
         )
     except TallystickError as error:
-        print(f"gate: {error}", file=sys.stderr)
+        print(f"gate: {console.shown(str(error))}", file=sys.stderr)
         return 2
     server = GateServer(gate, home.socket)
     server.start()

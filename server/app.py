@@ -17,6 +17,7 @@ from flwr.serverapp import Grid, ServerApp
 from privacy.errors import RoundFailed, TallystickError
 from privacy.programs.columns import Floats
 from protos import jobs, wire
+from server.display import shown
 from server.home import Home
 from server.rounds import Delivered, Rounds
 from server.store import JobRow, Store
@@ -175,7 +176,7 @@ def _run(store: Store, rounds: Rounds, row: JobRow) -> dict[str, Any]:
             progress=note,
         )
         store.start(row.id, len(sums.plan))
-        result = sums.run()
+        result = shown(job, sums.run(), rounds.contract.privacy.smallest_cohort)
         model = result.get("model")
         signed = sums.finish(jobs.model_bytes(model))
         if model:

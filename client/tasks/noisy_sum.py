@@ -1,57 +1,47 @@
 """The first door, the partner's half: one masked release after another.
 
-Steps as in the protocol (docs/protocol.md): ``hello`` gives a sealing key for the job, ``prepare``
-fresh keys for every release (and shares of them where dropouts are tolerated), ``release`` the
-masked vectors, ``unmask`` shares of what the coordinator may open. Each answer is stored before it
-leaves and given again, byte for byte, when the same thing is asked again.
-"""
+Steps as in the protocol (docs/protocol.md): ``hello`` gives a sealing key for the job and states the
+journal heads that this gate holds, ``prepare`` compares what the others state and makes fresh keys for every
+release (and shares of them where dropouts are tolerated), ``release`` gives the masked vectors, ``unmask``
+shares of what the coordinator may open. Each answer is stored before it leaves and given again, byte for
+byte, when the same thing is asked again.
+
+A release: everything that can be refused is judged from the request, the contract and what is stored; one
+transaction charges and pins the release to its state; then rows are read; a second one stores the answer.
+From the charge on there is the noisy answer or ``failed``. Noise is drawn from a key of the job, bound to
+release, cohort, state and snapshot: what a killed gate computes again is the same draw, not a second one
+(docs/decisions/0011). Not handled here: who may ask what (:mod:`client.gate`), the clip
+(:mod:`client.summing`)."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf.message import Message
 
-from client.ledger import Charge, Ledger
-from client.store import Store
-from client.table import Snapshot
+from client.context import Context
+from client.journal import Charge
+from client.snapshots import Rows
 from privacy import accounting
-from privacy.errors import ParameterError, ProtocolError, Refused, WireError
+from privacy.errors import ParameterError, ProtocolError, Refused, TallystickError, WireError
 from privacy.noisy_sum import encoding, masks, rounds
 from privacy.noisy_sum.noise import discrete_gaussian
 from privacy.programs.program import Program, Release, plan_digest, state_digest
-from privacy.randomness import Randomness
+from privacy.randomness import stream
 from protos import wire
-from protos.alliance import Contract
+from protos.addresses import JobId
 from protos.jobs import Job
 from protos.refusal import Code
-
-BLOCK_VALUES = 1 << 21
-"""Numbers in one block of contributions: 16 MiB."""
-
-
-@dataclass(frozen=True)
-class Context:
-    """What a task may use of its gate."""
-
-    me: str
-    contract: Contract
-    digest: bytes
-    identity: Ed25519PrivateKey
-    store: Store
-    ledger: Ledger
-    randomness: Randomness
 
 
 class NoisySumTask:
     """One job at one partner. ``job_id`` names it; all state is in the store."""
 
-    def __init__(self, context: Context, job_id: str, job: Job) -> None:
+    def __init__(self, context: Context, job_id: JobId, job: Job) -> None:
         self.at, self.id, self.job = context, job_id, job
         self.roster = context.contract.roster()
         self.program: Program = job.program(context.contract)
@@ -61,62 +51,84 @@ class NoisySumTask:
     # ------------------------------------------------------------------ hello
 
     def hello(self) -> wire.Signed:
-        """A fresh X25519 sealing key for this job, signed with contract and plan."""
-        private = self.at.store.secret(self.id, "sealing")
-        if private is None:
-            private = self.at.randomness(32)
-            self.at.store.put_secret(self.id, "sealing", private)
-        return self._state(
+        """A fresh X25519 sealing key for this job and the heads that this gate holds, signed once."""
+        stored = self.at.store.reply(self.id, "hello", b"")
+        if stored is not None:
+            return wire.parse(wire.Signed, stored)
+        private = self.at.randomness(32)
+        statement = self._state(
             wire.SealingKey(
                 contract=self.at.digest,
                 job=self.id,
                 plan=self.plan_digest,
                 key=masks.public_key(private),
+                heads=self.at.heads.held(),
             )
         )
+        with self.at.store.transaction():
+            self.at.store.put_secret(self.id, "sealing", private)
+            self.at.store.put_reply(self.id, "hello", b"", wire.serialise(statement))
+        return statement
 
     # ------------------------------------------------------------------ prepare
 
     def prepare(self, request: wire.Prepare) -> wire.PreparedReply:
-        """Fresh keys for every release, made once; shares of them where d > 0."""
-        hellos = self._sealing_keys(request)
+        """Fresh keys for every release, made once; shares of them where d > 0.
+
+        Refused(ROLLED_BACK or CLOCK) where the heads that the others state do not fit this gate's own.
+        """
+        said = self._hellos(request)
+        hellos = {party: message.key for party, message in said.items()}
         pin = wire.digest_statements(request.hellos)
         stored = self.at.store.reply(self.id, "prepare", pin)
         if stored is not None:
             return wire.parse(wire.PreparedReply, stored)
+        self.at.heads.take({party: list(message.heads) for party, message in said.items()})
         keys = rounds.new_keys(len(self.plan), self.at.randomness)
         shares: list[wire.Share] = []
         if self.roster.dropouts:
             sealing = self._secret("sealing")
             for index, release_keys in enumerate(keys):
-                sealed = rounds.share_keys(
-                    release_keys,
-                    roster=self.roster,
-                    me=self.at.me,
-                    job=self.id,
-                    release=index,
-                    sealing_key=sealing,
-                    sealing_keys=hellos,
-                    randomness=self.at.randomness,
-                )
+                try:
+                    sealed = rounds.share_keys(
+                        release_keys,
+                        roster=self.roster,
+                        me=self.at.me,
+                        job=self.id,
+                        release=index,
+                        sealing_key=sealing,
+                        sealing_keys=hellos,
+                        randomness=self.at.randomness,
+                    )
+                except ProtocolError:
+                    raise Refused(Code.ROSTER, "a party's sealing key is not one") from None
                 shares += [
                     wire.Share(sender=self.at.me, receiver=peer, index=index, sealed=data)
                     for peer, data in sealed.items()
                 ]
-        statement = self._state(
-            wire.Prepared(
-                contract=self.at.digest,
-                job=self.id,
-                plan=self.plan_digest,
-                roster=pin,
-                mask_keys=[masks.public_key(k.mask) for k in keys],
-                shares=self._share_digests(shares),
-            )
-        )
-        reply = wire.PreparedReply(statement=statement, shares=shares)
         with self.at.store.transaction():
+            # The job stands in the journal before its head is signed: a gate that is restored to before it
+            # is found by everybody who saw this statement.
+            prices = [self._price(release)[1] for release in self.plan]
+            delta = len(prices) * accounting.DISCRETE_DELTA
+            self.at.journal.open(self.id, pin, Charge("plan", math.fsum(prices), delta))
+            statement = self._state(
+                wire.Prepared(
+                    contract=self.at.digest,
+                    job=self.id,
+                    plan=self.plan_digest,
+                    roster=pin,
+                    mask_keys=[masks.public_key(k.mask) for k in keys],
+                    shares=self._share_digests(shares),
+                    head=self.at.heads.own(),
+                )
+            )
+            reply = wire.PreparedReply(statement=statement, shares=shares)
             packed = b"".join(k.mask + k.seed for k in keys)
             self.at.store.put_secret(self.id, "keys", packed)
+            self.at.store.put_secret(self.id, "noise", self.at.randomness(32))
+            known = {party: key.hex() for party, key in hellos.items()}
+            self.at.store.put_secret(self.id, "hellos", json.dumps(known).encode())
             self.at.store.put_reply(self.id, "prepare", pin, wire.serialise(reply))
         return reply
 
@@ -128,38 +140,95 @@ class NoisySumTask:
             for peer in self.roster.parties
         ]
 
-    def _sealing_keys(self, request: wire.Prepare) -> dict[str, bytes]:
+    def _hellos(self, request: wire.Prepare) -> dict[str, wire.SealingKey]:
         found = self._statements(wire.SealingKey, request.hellos)
         for message in found.values():
             self._same_job(message.contract, message.job, message.plan)
-        return {party: message.key for party, message in found.items()}
+        return found
 
     # ------------------------------------------------------------------ release
 
-    def release(self, request: wire.Release, snapshot: Snapshot) -> wire.MaskedReply:
-        """Masked vectors for a batch of releases under one state: charge and answer at once."""
+    def release(self, request: wire.Release, rows: Callable[[], Rows]) -> wire.MaskedReply:
+        """Masked vectors for a batch of releases under one state.
+
+        ``rows`` reads the table, or finds it read; it is called once everything is charged. Raises Refused:
+        FAILED after the charge, anything else before it.
+        """
         transcript = self._transcript(request)
-        state = self._program_state(request.state)
         indexes = list(request.indexes)
-        if not indexes or len(set(indexes)) != len(indexes) or max(indexes) >= len(self.plan):
+        if not 0 < len(indexes) <= len(self.plan) or max(indexes) >= len(self.plan):
             raise Refused(Code.MALFORMED, "release indexes")
+        if len(set(indexes)) != len(indexes):
+            raise Refused(Code.MALFORMED, "a release twice")
+        state = self._program_state(request.state)
         digest = state_digest(state)
         pin = transcript + digest
+        for index in indexes:
+            self._check_pin(index, pin, request.state)
         stored = {i: self.at.store.reply(self.id, f"release {i}", pin) for i in indexes}
         fresh = [i for i in indexes if stored[i] is None]
         if fresh:
-            charges = [Charge(self.plan[i].name, self._price(self.plan[i])[1]) for i in fresh]
-            # Say no before the work and again, bindingly, with the charge.
-            self.at.ledger.require(sum(c.mu2 for c in charges))
-            vectors = {i: self._masked(i, transcript, digest, snapshot) for i in fresh}
-            with self.at.store.transaction():
-                self.at.ledger.charge(self.id, charges)
-                for i, data in vectors.items():
-                    self.at.store.put_reply(self.id, f"release {i}", pin, data)
-                    stored[i] = data
+            for index in fresh:
+                self._check_mask_keys(index)
+            self._charge(fresh, pin, request.state)
+            stored |= self._answer(fresh, transcript, digest, pin, rows)
         return wire.MaskedReply(
             vectors=[wire.parse(wire.MaskedVector, stored[i] or b"") for i in indexes]
         )
+
+    def _check_pin(self, index: int, pin: bytes, state: bytes) -> None:
+        """A release belongs to one cohort and one state, for ever; so do all releases of a stage."""
+        found = self.at.store.row(
+            "SELECT pin FROM releases WHERE job = ? AND release = ?", self.id, index
+        )
+        if found is not None and bytes(found[0]) != pin:
+            raise Refused(Code.STATE, f"release {index} belongs to another state or cohort")
+        stage = self.plan[index].stage
+        if self.at.store.secret(self.id, f"state {stage}") not in (None, state):
+            raise Refused(Code.STATE, f"stage {stage} belongs to another state")
+
+    def _check_mask_keys(self, index: int) -> None:
+        """A peer's key that gives no secret is found before anything is charged or read."""
+        own = self._release_keys(index)
+        for peer, key in self._mask_keys(index).items():
+            if peer == self.at.me:
+                continue
+            try:
+                masks.agree(own.mask, key)
+            except ProtocolError:
+                raise Refused(Code.ROSTER, f"a mask key of {peer} is not one") from None
+
+    def _charge(self, indexes: list[int], pin: bytes, state: bytes) -> None:
+        """The first transaction: price and pin of every release, and the state that it belongs to."""
+        charges = [
+            Charge(self.plan[i].name, self._price(self.plan[i])[1], accounting.DISCRETE_DELTA)
+            for i in indexes
+        ]
+        with self.at.store.transaction():
+            self.at.ledger.charge(self.id, charges)
+            for index in indexes:
+                self.at.store.execute(
+                    "INSERT OR IGNORE INTO releases VALUES (?, ?, ?)", self.id, index, pin
+                )
+                self._check_pin(index, pin, state)  # another process may have been faster
+                self.at.store.put_secret(self.id, f"state {self.plan[index].stage}", state)
+
+    def _answer(
+        self, indexes: list[int], transcript: bytes, state: bytes, pin: bytes,
+        rows: Callable[[], Rows],
+    ) -> dict[int, bytes]:  # fmt: skip
+        """From here on there is the noisy answer, or FAILED."""
+        try:
+            held = rows()
+            vectors = {i: self._masked(i, transcript, state, held) for i in indexes}
+            with self.at.store.transaction():
+                for i, data in vectors.items():
+                    self.at.store.put_reply(self.id, f"release {i}", pin, data)
+        except Exception as error:  # other messages than our own could quote a row
+            reason = str(error) if isinstance(error, TallystickError) else ""
+            reason = error.strerror or "" if isinstance(error, OSError) else reason
+            raise Refused(Code.FAILED, f"{type(error).__name__} {reason}".strip()) from None
+        return vectors
 
     def _price(self, release: Release) -> tuple[int, float]:
         """Variance of this partner's noise share in grid units, and mu^2 charged."""
@@ -170,13 +239,15 @@ class NoisySumTask:
             raise Refused(Code.PLAN, str(error)) from None
         return variance, accounting.charge_of(encoding.SENSITIVITY, variance, honest)
 
-    def _masked(self, index: int, transcript: bytes, state: bytes, snapshot: Snapshot) -> bytes:
+    def _masked(self, index: int, transcript: bytes, state: bytes, rows: Rows) -> bytes:
         release = self.plan[index]
         variance, _ = self._price(release)
-        delivered = (len(self.roster.parties) * variance) ** 0.5
-        encoding.check_range(self._most_people(), delivered)
-        total = exact_sum(self.program, index, release, snapshot)
-        noise = discrete_gaussian(self.at.randomness, variance, release.length)
+        total = self.at.parts.exact_sum(self.program, index, release, rows.snapshot)
+        key = masks.derive(
+            self._secret("noise"), transcript + state + rows.digest,
+            b"tallystick/v1/noise" + index.to_bytes(4, "big"),
+        )  # fmt: skip
+        noise = discrete_gaussian(stream(key), variance, release.length)
         vector = rounds.masked(
             total,
             noise,
@@ -201,10 +272,27 @@ class NoisySumTask:
         )
         return wire.serialise(wire.MaskedVector(index=index, vector=data, digest=statement))
 
-    @staticmethod
-    def _most_people() -> int:
-        """A public bound for the overflow check; the true number would make a refusal an output."""
-        return 1 << 40
+    # ------------------------------------------------------------------ what a model was made from
+
+    def answered_all(self) -> bool:
+        """Whether this gate answered every release of the plan."""
+        found = self.at.store.row(
+            "SELECT COUNT(*) FROM replies WHERE job = ? AND step LIKE 'release %'", self.id
+        )
+        return found is not None and int(found[0]) == len(self.plan)
+
+    def states(self) -> Mapping[int, encoding.Floats]:
+        """The state of each stage, as this gate saw it; to be asked where it answered all."""
+        return {
+            stage: np.frombuffer(self._secret(f"state {stage}"), dtype="<f8").astype(np.float64)
+            for stage in sorted({release.stage for release in self.plan})
+        }
+
+    def deviation(self, index: int, answered: int) -> float:
+        """Deviation of the noise in a total of ``answered`` vectors, in natural units."""
+        release = self.plan[index]
+        variance, _ = self._price(release)
+        return float((answered * variance) ** 0.5) * release.clip / encoding.SENSITIVITY
 
     def _program_state(self, data: bytes) -> encoding.Floats:
         if len(data) % 8:
@@ -235,6 +323,7 @@ class NoisySumTask:
             if len(rosters) != 1 or same != [mine.statement.body]:
                 raise Refused(Code.ROSTER, "the partners prepared for different cohorts")
             self._check_shares(request, found)
+            self.at.heads.note(m.head for p, m in found.items() if p != self.at.me)
             keep = wire.Release(prepared=request.prepared, shares=request.shares)
             kept = wire.serialise(keep)
             self.at.store.put_secret(self.id, "prepared", kept)
@@ -308,6 +397,8 @@ class NoisySumTask:
             self.at.store.put_reply(self.id, f"lock {index}", pin, b"locked")
         if len(present) < len(self.roster.parties):
             signers = set()
+            if len(request.locks) > len(self.roster.parties):
+                raise Refused(Code.ROSTER, "more locks than parties")
             for signed in request.locks:
                 body = self._read(wire.Lock, signed)
                 if wire.serialise(body) == wire.serialise(lock) and signed.party in present:
@@ -320,6 +411,8 @@ class NoisySumTask:
         self, request: wire.Unmask, index: int, transcript: bytes, state: bytes
     ) -> list[str]:
         present = set()
+        if len(request.masked) > len(self.roster.parties):
+            raise Refused(Code.ROSTER, "more digests than parties")
         for signed in request.masked:
             message = self._read(wire.MaskedDigest, signed)
             if (
@@ -360,23 +453,17 @@ class NoisySumTask:
             raise Refused(Code.UNKNOWN_JOB, "not prepared")
         return {k: bytes.fromhex(v) for k, v in json.loads(stored).items()}
 
-    def keep_sealing_keys(self, request: wire.Prepare) -> None:
-        """Remember the peers' sealing keys, checked, for opening shares later."""
-        keys = {party: key.hex() for party, key in self._sealing_keys(request).items()}
-        self.at.store.put_secret(self.id, "hellos", json.dumps(keys).encode())
-
     # ------------------------------------------------------------------ checks
 
     def _statements(
         self, kind: type[wire.M], statements: Sequence[wire.Signed]
     ) -> dict[str, wire.M]:
         """One valid statement from every party of the cohort, or Refused(ROSTER)."""
-        found = {signed.party: self._read(kind, signed) for signed in statements}
-        if tuple(sorted(found)) != tuple(sorted(self.roster.parties)) or len(statements) != len(
-            found
-        ):
+        if sorted(s.party for s in statements) != sorted(
+            self.roster.parties
+        ):  # before any signature
             raise Refused(Code.ROSTER, "not one statement from every party")
-        return found
+        return {signed.party: self._read(kind, signed) for signed in statements}
 
     def _read(self, kind: type[wire.M], signed: wire.Signed) -> wire.M:
         if signed.party not in self.roster.parties:
@@ -398,27 +485,3 @@ class NoisySumTask:
 
     def _state(self, message: Message) -> wire.Signed:
         return wire.state(self.at.identity, self.at.me, message)
-
-
-def exact_sum(
-    program: Program, index: int, release: Release, snapshot: Snapshot
-) -> encoding.Integers:
-    """Clipped, quantised, exact sum of one release over a snapshot: the gate's own arithmetic.
-
-    Rows of one person are added before clipping. Returns (length,) in grid units.
-    """
-    total = np.zeros(release.length, dtype=np.int64)
-    starts = snapshot.starts()
-    people = len(starts) - 1
-    step = max(64, BLOCK_VALUES // release.length)
-    for first in range(0, people, step):
-        last = min(people, first + step)
-        low, high = starts[first], starts[last]
-        rows = {name: values[low:high] for name, values in snapshot.rows.items()}
-        block = program.contribution(index, rows)
-        if block.shape != (high - low, release.length):
-            raise ParameterError("the program's contribution has a wrong shape")
-        if high - low != last - first:
-            block = np.add.reduceat(block, starts[first:last] - low, axis=0)
-        total += encoding.add(encoding.quantise(block, release.clip))
-    return total

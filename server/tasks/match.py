@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from privacy.errors import RoundFailed
+from privacy.errors import ProtocolError, RoundFailed, WireError
 from protos import wire
 from protos.jobs import Job
 from server.rounds import Rounds
@@ -40,11 +40,12 @@ class MatchDrive:
     def run(self) -> dict[str, Any]:
         """Figures with their deviations, or who got a list; and the engine. Raises RoundFailed."""
         hello = wire.Hello(spec=self.job.canonical(), salt=self.salt, heads=self.heads)
-        self.rounds.ask(dict.fromkeys(self.spec.parties, wire.Request(hello=hello)))
+        self.rounds.ask(dict.fromkeys(self.spec.parties, wire.Request(hello=hello)), expect="hello")
         match = wire.Request(match=wire.Match())
         answers = self.rounds.ask(
-            dict.fromkeys(self.spec.parties, match), working=self._note, patience=LONGEST
-        )
+            dict.fromkeys(self.spec.parties, match), working=self._note, patience=LONGEST,
+            expect="match",
+        )  # fmt: skip
         receiver = self.spec.parties[0]
         reply = answers[receiver].match
         if not reply.is_receiver:
@@ -75,5 +76,15 @@ class MatchDrive:
     def finish(self) -> list[wire.Signed]:
         """Let all sides close the job; their signed heads."""
         request = wire.Request(finish=wire.Finish())
-        answers = self.rounds.ask(dict.fromkeys(self.spec.parties, request))
-        return [answer.finish.head for answer in answers.values()]
+        answers = self.rounds.ask(dict.fromkeys(self.spec.parties, request), expect="finish")
+        heads = []
+        for name, answer in answers.items():
+            signed = answer.finish.head
+            try:
+                wire.read_statement(
+                    wire.JournalHead, signed, self.rounds.contract.identity_of(name)
+                )
+            except (ProtocolError, WireError):
+                raise RoundFailed(f"the journal head of {name} is not signed by its key") from None
+            heads.append(signed)
+        return heads

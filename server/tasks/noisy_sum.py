@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from privacy import accounting
-from privacy.errors import ProtocolError, RoundFailed
+from privacy.errors import ParameterError, ProtocolError, RoundFailed, WireError
 from privacy.noisy_sum import encoding
 from privacy.noisy_sum import rounds as masked_rounds
 from privacy.programs.columns import Floats
@@ -70,6 +70,7 @@ class NoisySumDrive:
         self.program: Program = job.program(self.contract)
         self.plan = tuple(self.program.plan())
         self.heads, self.grace, self.progress = list(heads), grace, progress
+        self.totals: dict[int, tuple[Floats, float]] = {}
         self._prepared: dict[str, wire.PreparedReply] = {}
         self._introduced: set[str] = set()
 
@@ -78,6 +79,7 @@ class NoisySumDrive:
         done = set()
         for index, total, deviation in self.checkpoint.totals():
             self.program.absorb(index, total, deviation)
+            self.totals[index] = (total, deviation)
             done.add(index)
         self.progress(len(done))
         if len(done) < len(self.plan):
@@ -93,41 +95,82 @@ class NoisySumDrive:
                     continue
                 self.checkpoint.keep(index, total, deviation)
                 self.program.absorb(index, total, deviation)
+                self.totals[index] = (total, deviation)
                 done.add(index)
             self.progress(len(done))
         return self.program.result()
 
     def finish(self, model: bytes) -> list[wire.Signed]:
-        """Deliver the model, let the partners erase the job's keys; their signed heads."""
-        request = wire.Request(finish=wire.Finish(model=model))
-        answers = self._ask_all(dict.fromkeys(self.roster.parties, request))
-        return [answer.finish.head for answer in answers.values()]
+        """Deliver the model with the totals that it was made from, let the partners erase the job's keys;
+        their signed heads.
+
+        A partner that missed a release cannot check the model itself: it is shown the heads of those that
+        did. Raises RoundFailed, also if partners name different outcomes.
+        """
+        finish = wire.Finish(model=model)
+        if model:
+            finish.totals.extend(self.finish_totals())
+        answers = self._ask_all(
+            dict.fromkeys(self.roster.parties, wire.Request(finish=finish)), expect="finish"
+        )
+        heads = {name: a.finish.head for name, a in answers.items() if a.finish.HasField("head")}
+        behind = [name for name in answers if name not in heads]
+        if behind and heads:
+            finish.heads.extend(heads.values())
+            again = self.rounds.ask(
+                dict.fromkeys(behind, wire.Request(finish=finish)), expect="finish"
+            )
+            heads |= {n: a.finish.head for n, a in again.items() if a.finish.HasField("head")}
+        outcomes = {self._read(wire.JournalHead, n, head).outcome for n, head in heads.items()}
+        if model and len(outcomes) > 1:
+            raise RoundFailed("the partners name different outcomes: one of them was shown another")
+        return list(heads.values())
+
+    def finish_totals(self) -> list[wire.Total]:
+        """All totals as partners check them."""
+        return [self._total(index) for index in sorted(self.totals)]
+
+    def _total(self, index: int) -> wire.Total:
+        """How many vectors are in a total follows from its deviation."""
+        total, deviation = self.totals[index]
+        release = self.plan[index]
+        variance = accounting.share_variance(encoding.SENSITIVITY, release.mu2, self.roster.honest)
+        units = deviation * encoding.SENSITIVITY / release.clip
+        return wire.Total(
+            index=index, total=total.astype("<f8").tobytes(), answered=round(units**2 / variance)
+        )
 
     def _hello_and_prepare(self) -> None:
         hello = wire.Hello(spec=self.job.canonical(), salt=self.salt, heads=self.heads)
         request = wire.Request(hello=hello)
-        answers = self.rounds.ask(dict.fromkeys(self.roster.parties, request))
+        answers = self.rounds.ask(dict.fromkeys(self.roster.parties, request), expect="hello")
         hellos = [answers[name].hello for name in self.roster.parties]
         request = wire.Request(prepare=wire.Prepare(hellos=hellos))
-        answers = self.rounds.ask(dict.fromkeys(self.roster.parties, request))
+        answers = self.rounds.ask(dict.fromkeys(self.roster.parties, request), expect="prepared")
         self._prepared = {name: answers[name].prepared for name in self.roster.parties}
         for name, reply in self._prepared.items():
             statement = self._read(wire.Prepared, name, reply.statement)
+            if len(statement.mask_keys) != len(self.plan):
+                raise RoundFailed(f"{name} prepared another number of releases")
             if statement.plan != plan_digest(self.plan):
                 raise RoundFailed(f"{name} computed another plan: do all run the same version?")
 
     def _release(self, indexes: list[int]) -> dict[int, tuple[Floats, float]]:
         state = self.program.state()
         requests = {name: self._request(name, indexes, state) for name in self.roster.parties}
-        answers = self._ask_all(requests)
+        answers = self._ask_all(requests, expect="masked")
         self._introduced |= set(answers)
         return {index: self._open(index, answers, state) for index in indexes}
 
-    def _ask_all(self, requests: Mapping[str, wire.Request]) -> dict[str, wire.ReplyBody]:
+    def _ask_all(
+        self, requests: Mapping[str, wire.Request], *, expect: str
+    ) -> dict[str, wire.ReplyBody]:
         """Everyone; after a grace, without those whom the contract lets drop out."""
         if not self.roster.dropouts:
-            return self.rounds.ask(requests)
-        return self.rounds.ask(requests, enough=self.roster.threshold, grace=self.grace)
+            return self.rounds.ask(requests, expect=expect)
+        return self.rounds.ask(
+            requests, enough=self.roster.threshold, grace=self.grace, expect=expect
+        )
 
     def _request(self, name: str, indexes: list[int], state: Floats) -> wire.Request:
         release = wire.Release(indexes=indexes, state=state.astype("<f8").tobytes())
@@ -157,7 +200,10 @@ class NoisySumDrive:
                 or statement.state != digest
             ):
                 raise RoundFailed(f"{name} answered for another cohort or state")
-            vectors[name] = encoding.ring_from(sent.vector, release.length)
+            try:
+                vectors[name] = encoding.ring_from(sent.vector, release.length)
+            except ParameterError:
+                raise RoundFailed(f"{name} sent a vector of another length") from None
             digests.append(sent.digest)
         opened = self._unmask(index, digests, set(vectors)) if self.roster.dropouts else None
         try:
@@ -208,12 +254,13 @@ class NoisySumDrive:
             dict.fromkeys(names, wire.Request(unmask=ask)),
             enough=self.roster.threshold,
             grace=self.grace,
+            expect="unmask",
         )
 
     def _read(self, kind: type[wire.M], name: str, signed: wire.Signed) -> wire.M:
         try:
             if signed.party != name:
-                raise ProtocolError
+                raise ProtocolError("a statement in another's name")
             return wire.read_statement(kind, signed, self.contract.identity_of(name))
-        except ProtocolError:
+        except (ProtocolError, WireError):
             raise RoundFailed(f"a statement of {name} is not signed by its key") from None

@@ -7,12 +7,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import tomli_w
 
+from client.context import Parts
 from client.gate import Delivery, Gate
 from client.journal import verify
 from privacy.errors import ConfigError, RoundFailed
@@ -23,7 +23,7 @@ from server.rounds import Rounds
 from server.tasks.noisy_sum import Memory, NoisySumDrive
 from simulations.alliances import Alliance
 from simulations.room import Room
-from tests.conftest import HEAD, PROPENSITY, QUERY, ROOT, SEGMENT, job
+from tests.conftest import PROPENSITY, QUERY, ROOT, SEGMENT, job
 
 SALT = bytes(16)
 
@@ -148,26 +148,20 @@ def test_the_partners_own_rules_are_stricter(bench: Bench, rules: dict[str, Any]
 
 
 def test_an_exception_leaves_as_a_code(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    make_alliance: Callable[..., Alliance], caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(*_: Any, **__: Any) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
         raise ValueError("secret-customer-row: jane@example.com")
 
-    monkeypatch.setattr("client.gate.read", broken)
-    _, hello = bench.hello(job(**QUERY))
-    reply = bench.gate.handle(wire.seal_request(bench.key, hello), Delivery())
-    assert bench.code(bench.hello(job(**QUERY))[1]) == Code.INTERNAL
-    assert b"jane" not in reply
+    for parts, code in ((Parts(check=broken), Code.INTERNAL), (Parts(read=broken), Code.FAILED)):
+        with Room(make_alliance(folder=code), patience=2.0) as room:
+            home = room.alliance.partners["bank"]
+            room.gates["bank"].close()
+            room.gates["bank"] = Gate(home, randomness=os.urandom, clock=time.time, parts=parts)
+            with pytest.raises(RoundFailed, match=f"bank refused: {code}"):
+                room.run(job(**QUERY))
+            assert "jane" not in str(room.gates["bank"].store.rows("SELECT * FROM refusals"))
     assert "jane" not in caplog.text
-
-
-@pytest.mark.parametrize("rows", ["", "a,30,10,north,1,,\n" * 20])
-def test_too_few_people_and_a_broken_table_look_alike(bench: Bench, rows: str) -> None:
-    source = Path(bench.alliance.partners["bank"].source().location)
-    source.write_text(HEAD + "\n" + rows)
-    assert bench.code(bench.hello(job(**QUERY))[1]) == Code.UNAVAILABLE
-    source.unlink()
-    assert bench.code(bench.hello(job(**QUERY))[1]) == Code.UNAVAILABLE
 
 
 def test_a_retry_gives_the_same_body_and_costs_nothing(bench: Bench) -> None:
@@ -250,7 +244,13 @@ def test_a_model_that_is_not_the_jobs_is_refused(bench: Bench) -> None:
 def test_every_reply_is_in_the_journal(bench: Bench) -> None:
     outcome = bench.room.run(job(**QUERY))
     public = bench.gate.identity.public_key().public_bytes_raw()
-    assert verify(bench.gate.store, public) == outcome.traffic.rounds
+    found = verify(bench.gate.store, public)
+    kinds = [
+        kind for (kind,) in bench.gate.store.rows("SELECT kind FROM journal ORDER BY sequence")
+    ]
+    assert kinds == ["hello", "job opened", "prepared", "charge", "masked", "job closed", "finish"]
+    assert found.entries == len(kinds) == outcome.traffic.rounds + 3
+    assert found.mu2 == pytest.approx(bench.gate.ledger.total()[0])
 
 
 def test_a_rolled_back_ledger_is_found(bench: Bench) -> None:

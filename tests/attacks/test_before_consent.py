@@ -1,0 +1,154 @@
+"""Row 6: work before consent is bounded. Jobs, messages, snapshots, entries, disk and time."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import tomli_w
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from client.gate import Gate
+from protos import wire
+from protos.refusal import Code
+from protos.toml import read_toml
+from simulations.alliances import Alliance
+from simulations.room import Room
+from tests.attacks.hostile import Hostile, count
+
+
+def limited(alliance: Alliance, name: str = "bank", **limits: Any) -> None:
+    home = alliance.partners[name]
+    settings = read_toml(home.config_file)
+    settings["limits"] = limits
+    home.config_file.write_text(tomli_w.dumps(settings))
+
+
+def test_hellos_read_nothing_and_jobs_are_few(make_alliance: Callable[..., Alliance]) -> None:
+    alliance = make_alliance()
+    limited(alliance, open_jobs=3)
+    with Room(alliance) as room:
+        hostile = Hostile(alliance, room.gates)
+        opened = [hostile.new(count(name=f"a{i}")) for i in range(6)]
+        kinds = [hostile.hello("bank", one).WhichOneof("body") for one in opened]
+        assert kinds == ["hello"] * 3 + ["refusal"] * 3
+        assert hostile.hello("bank", opened[4]).refusal.code == Code.BUSY
+        home = alliance.partners["bank"]
+        assert list(home.snapshots.iterdir()) == []  # no row is read before a charge
+        assert hostile.hello("bank", opened[0]).HasField("hello")  # those that are open go on
+        hostile.send("bank", opened[0].id, cancel=wire.Cancel())
+        assert hostile.hello("bank", opened[3]).HasField("hello")
+
+
+def test_a_snapshot_is_made_at_the_first_release_and_shared(
+    make_alliance: Callable[..., Alliance],
+) -> None:
+    alliance = make_alliance()
+    with Room(alliance) as room:
+        hostile, home = Hostile(alliance, room.gates), alliance.partners["bank"]
+        opened = [hostile.open(count(name=f"a{i}")) for i in range(4)]
+        assert list(home.snapshots.iterdir()) == []
+        for one in opened:
+            assert hostile.release("bank", one, [0]).HasField("masked")
+        assert len(list(home.snapshots.iterdir())) == 1
+        for one in opened:
+            hostile.send("bank", one.id, cancel=wire.Cancel())
+        assert list(home.snapshots.iterdir()) == []
+
+
+def test_idle_jobs_expire(make_alliance: Callable[..., Alliance]) -> None:
+    alliance, now = make_alliance(), [time.time()]
+    limited(alliance, open_jobs=1, idle_hours=2)
+    with Room(alliance, clock=lambda: now[0]) as room:
+        hostile = Hostile(alliance, room.gates, clock=lambda: now[0])
+        first, second = hostile.new(count(name="a")), hostile.new(count(name="b"))
+        assert hostile.hello("bank", first).HasField("hello")
+        now[0] += 3600
+        assert hostile.hello("bank", second).refusal.code == Code.BUSY
+        now[0] += 2 * 3600
+        assert hostile.hello("bank", second).HasField("hello")
+        assert hostile.hello("bank", first).refusal.code == Code.JOB_CLOSED
+
+
+def test_what_is_not_signed_is_counted_and_nothing_else(room: Room, hostile: Hostile) -> None:
+    gate = room.gates["bank"]
+    stranger = Ed25519PrivateKey.generate()
+    head, pages = gate.journal.head(), gate.store.row("PRAGMA page_count")
+    for number in range(2_000):
+        request = hostile.request("bank", "0" * 32, cancel=wire.Cancel())
+        envelope = os.urandom(200) if number % 2 else wire.seal_request(stranger, request)
+        body = wire.parse(wire.ReplyBody, hostile.raw("bank", envelope).body)
+        assert body.refusal.code in (Code.BAD_SIGNATURE, Code.MALFORMED)
+    assert gate.journal.head() == head
+    assert gate.store.row("PRAGMA page_count") == pages
+    gate.refusals.flush()
+    counted = gate.store.rows("SELECT SUM(count) FROM refusals WHERE kind = 'unsigned'")
+    assert counted == [(2_000,)]
+
+
+def test_signed_refusals_do_not_grow_the_journal_and_reasons_are_few(
+    room: Room, hostile: Hostile
+) -> None:
+    gate, head = room.gates["bank"], room.gates["bank"].journal.head()
+    for number in range(700):
+        spec = count().canonical().replace(b'"where"', b'"where%d"' % number)
+        hello = wire.Hello(spec=spec, salt=bytes(16))
+        hostile.send("bank", hostile.new(count()).id, hello=hello)
+        hostile.send("bank", "x" * number, cancel=wire.Cancel())
+    assert gate.journal.head() == head
+    kept = gate.store.row("SELECT COUNT(*) FROM refusals")
+    assert kept is not None
+    assert kept[0] <= 501
+
+
+def test_messages_and_work_have_rates(make_alliance: Callable[..., Alliance]) -> None:
+    alliance = make_alliance()
+    limited(alliance, messages_per_hour=20)
+    with Room(alliance) as room:
+        hostile = Hostile(alliance, room.gates)
+        codes = [hostile.code("bank", "f" * 32, cancel=wire.Cancel()) for _ in range(25)]
+        assert codes == [Code.UNKNOWN_JOB] * 20 + [Code.BUSY] * 5
+    limited(alliance, cpu_seconds_per_hour=5)
+    used, now = [0.0], [0.0]
+
+    def cpu() -> float:
+        used[0] += 1.0  # each look at the clock: a second of work in between
+        return used[0]
+
+    home = alliance.partners["bank"]
+    gate = Gate(home, randomness=os.urandom, clock=time.time, cpu=cpu, monotonic=lambda: now[0])
+    hostile = Hostile(alliance, {"bank": gate})
+    codes = [hostile.code("bank", "f" * 32, cancel=wire.Cancel()) for _ in range(8)]
+    assert Code.BUSY in codes
+    now[0] += 3601.0
+    assert hostile.code("bank", "f" * 32, cancel=wire.Cancel()) == Code.UNKNOWN_JOB
+    gate.close()
+
+
+def test_a_refused_gate_says_why_to_its_owner_only(room: Room, hostile: Hostile) -> None:
+    opened = hostile.new(count(epsilon=50.0))
+    reply = hostile.hello("bank", opened)
+    assert reply.refusal.code == Code.LEDGER
+    assert len(wire.serialise(reply)) < 64
+    reasons = room.gates["bank"].store.rows("SELECT code, kind, reason FROM refusals")
+    assert reasons[0][:2] == (Code.LEDGER, "hello")
+    assert "spent" in reasons[0][2]
+
+
+def test_a_disk_that_is_too_small_fails_after_the_charge(
+    make_alliance: Callable[..., Alliance],
+) -> None:
+    alliance = make_alliance()
+    limited(alliance, state_bytes=1 << 20)
+    with Room(alliance) as room:
+        hostile, home = Hostile(alliance, room.gates), alliance.partners["bank"]
+        opened = hostile.open(count())
+        (home.matches / ("0" * 32)).mkdir()
+        (home.matches / ("0" * 32) / "big").write_bytes(bytes(1 << 20))
+        assert hostile.release("bank", opened, [0]).refusal.code == Code.FAILED
+        assert hostile.charged("bank") == 1
+        (home.matches / ("0" * 32) / "big").unlink()
+        assert hostile.release("bank", opened, [0]).HasField("masked")  # mended: the same charge
+        assert hostile.charged("bank") == 1
