@@ -21,6 +21,9 @@ OPENING, DONE = 0, 127
 """Kinds that are not pinned; other kinds of a stage are between."""
 STAGE = 128
 """What a stage adds to its kinds."""
+MOST_ENGINES, MOST_HELD = 8, 16
+LONGEST_ENGINE = 32
+COMMITMENT_BYTES = 32
 
 
 class Pins:
@@ -40,11 +43,11 @@ class Pins:
             log = self._log(way, kind)
             if index < len(log):
                 if log.read(index) != digest:
-                    raise ProtocolError
+                    raise ProtocolError(f"{way} frame {kind}/{index} is not what it was before")
             elif index == len(log):
                 log.append(digest)
             else:
-                raise ProtocolError
+                raise ProtocolError(f"{way} frame {kind}/{index} is out of order")
         return digest
 
     def chain(self, way: str, kind: int, frames: int) -> bytes:
@@ -52,7 +55,7 @@ class Pins:
         with self._lock:
             log, whole = self._log(way, kind), hashlib.sha256()
             if frames > len(log):
-                raise ProtocolError
+                raise ProtocolError(f"more frames of kind {kind} than there were")
             for index in range(frames):
                 whole.update(log.read(index))
             return whole.digest()
@@ -72,9 +75,9 @@ class MatchChannel:
         return self._stream.bytes_sent
 
     @property
-    def commitment(self) -> bytes:
-        """The peer's commitment to its set."""
-        return self._stream.commitment
+    def heads(self) -> list[wire.Signed]:
+        """The journal heads that the peer stated in its handshake."""
+        return self._stream.heads
 
     def sent_digest(self) -> bytes:
         """SHA-256 over the digests of what was sent on this connection."""
@@ -96,7 +99,7 @@ class MatchChannel:
         try:
             frame = wire.parse(wire.MatchFrame, self._stream.receive())
         except WireError as error:
-            raise ProtocolError from error
+            raise ProtocolError("a frame does not parse") from error
         if frame.kind % STAGE not in (OPENING, DONE):
             self.pins.pin("got", frame.kind, frame.index, frame.data)
         return frame.kind, frame.index, frame.data
@@ -123,28 +126,29 @@ class StageChannel:
     @classmethod
     def open(
         cls, whole: MatchChannel, stage: int, items: int, engines: tuple[str, ...],
-        held: Mapping[int, int],
+        held: Mapping[int, int], commitment: bytes = b"",
     ) -> StageChannel:  # fmt: skip
-        """``held``: frames of each kind that this side has dealt with.
+        """``held``: frames of each kind that this side has dealt with; ``commitment``: to its set.
 
         Raises ProtocolError unless what the peer has is what was sent to it.
         """
         base, pins = STAGE * stage, whole.pins
-        mine = wire.MatchOpening(items=items, engines=engines)
+        mine = wire.MatchOpening(items=items, engines=engines, commitment=commitment)
         for kind, frames in held.items():
             chain = pins.chain("got", base + kind, frames)
             mine.held.append(wire.Held(kind=kind, frames=frames, chain=chain))
         whole.send(base + OPENING, 0, wire.serialise(mine))
         kind, index, data = whole.receive()
         if kind != base + OPENING or index:
-            raise ProtocolError
+            raise ProtocolError("not the opening of this stage")
         try:
-            theirs = wire.parse(wire.MatchOpening, data, 1 << 16)
+            theirs = wire.parse(wire.MatchOpening, data, 1 << 13)
         except WireError as error:
-            raise ProtocolError from error
+            raise ProtocolError("an opening does not parse") from error
+        _check_bounds(theirs)
         for said in theirs.held:
             if said.chain != pins.chain("sent", base + said.kind, said.frames):
-                raise ProtocolError
+                raise ProtocolError("the peer dealt with other frames than were sent")
         return cls(whole, stage, theirs)
 
     def send(self, kind: int, index: int, data: bytes) -> None:
@@ -153,7 +157,7 @@ class StageChannel:
     def receive(self) -> tuple[int, int, bytes]:
         kind, index, data = self._whole.receive()
         if not self._base <= kind < self._base + STAGE:
-            raise ProtocolError
+            raise ProtocolError("a frame of another stage")
         return kind - self._base, index, data
 
     def peer_has(self, kind: int) -> int:
@@ -161,3 +165,17 @@ class StageChannel:
 
     def abort(self) -> None:
         self._whole.abort()
+
+
+def _check_bounds(opening: wire.MatchOpening) -> None:
+    """What a peer may state: each kind once, engines by name, a commitment or none. A kind that is looked
+    up becomes a file here, so there are few."""
+    kinds = [said.kind for said in opening.held]
+    if len(kinds) > MOST_HELD or len(set(kinds)) != len(kinds):
+        raise ProtocolError("an opening states too many kinds")
+    if any(not OPENING < kind < DONE for kind in kinds):
+        raise ProtocolError("an opening states a kind that there is not")
+    if len(opening.engines) > MOST_ENGINES or any(len(e) > LONGEST_ENGINE for e in opening.engines):
+        raise ProtocolError("an opening states too many engines")
+    if len(opening.commitment) not in (0, COMMITMENT_BYTES):
+        raise ProtocolError("a commitment has a wrong length")

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from client import audience_cli
 from client.home import Home
 from client.masking import cli as masking
-from client.store import Store
-from privacy.errors import ConfigError, DataError
+from privacy.errors import DataError
 from protos import console
 
 app = console.new_app(
@@ -57,7 +56,7 @@ def join(
     partner = Home(home)
     invited = setup.join(partner, invitation, residency, out)
     public = decode_key(invited.coordinator.identity, "coordinator.identity")
-    typer.echo(f"wrote {out}; send it to {invited.coordinator.name}")
+    console.say("wrote {}; send it to {}", out, invited.coordinator.name)
     typer.echo(f"their fingerprint: {fingerprint(public)}")
     typer.echo(f"your fingerprint:  {setup.own_fingerprint(partner)}")
     typer.echo("compare both by telephone, not by the channel the file came on")
@@ -72,34 +71,22 @@ def sign(
     ] = False,
     home: HomeOption = HERE,
 ) -> None:
-    """Show the terms and everyone's fingerprints, then sign the contract in place."""
+    """Show all terms and everyone's fingerprints, then sign the contract in place."""
     from client import setup
+    from client.terms import lines
     from protos import alliance
 
     now = datetime.now(UTC)
     partner, terms = Home(home), alliance.load(contract)
     setup.check_before_signing(partner, terms, now)
-    privacy = terms.privacy
-    typer.echo(
-        f"{terms.name}, until {terms.expires:%Y-%m-%d}, contract {terms.digest().hex()[:16]}"
-    )
-    typer.echo(
-        f"epsilon {privacy.epsilon:g} for a customer here, {privacy.epsilon_per_person:g} for a "
-        f"person at {privacy.partners_per_person} partners, in {privacy.period_days} days, "
-        f"delta {privacy.delta:g}"
-    )
-    typer.echo(
-        f"holds against the coordinator with {privacy.colluders} partner(s); "
-        f"{privacy.dropouts} may drop out"
-    )
-    for name, text in terms.fingerprints().items():
-        typer.echo(f"  {name:<20} {text}")
+    for line in lines(terms):
+        typer.echo(line)
     if not fingerprints_confirmed:
         typer.confirm(
             "Did you compare these fingerprints with each party by telephone or in person?",
             abort=True,
         )
-    signed = setup.sign(partner, contract, now)
+    signed = setup.sign(partner, contract, now, agreed=terms.digest())
     missing = [p.name for p in signed.parties if p.name not in signed.signatures]
     typer.echo(f"signed; {'missing: ' + ', '.join(missing) if missing else 'everyone has signed'}")
 
@@ -113,10 +100,10 @@ def check(
     from client import setup
 
     installed = setup.install(Home(home), contract)
-    typer.echo(
-        f"{installed.name} is valid until {installed.expires:%Y-%m-%d}, signed by "
-        f"{len(installed.signatures)} parties; installed"
-    )
+    console.say(
+        "{} is valid until {}, signed by {} parties; installed",
+        installed.name, f"{installed.expires:%Y-%m-%d}", len(installed.signatures),
+    )  # fmt: skip
 
 
 @app.command()
@@ -139,13 +126,33 @@ def start(
 
 
 @app.command()
-def doctor(home: HomeOption = HERE) -> None:
+def doctor(
+    data: Annotated[
+        bool,
+        typer.Option(
+            "--data", help="read the whole table, tell all about it, and pin how it is read"
+        ),
+    ] = False,
+    home: HomeOption = HERE,
+) -> None:
     """Check configuration, keys, contract, data and connection; say what to mend."""
+    from client import admission
     from client.doctor import examine
 
-    findings = examine(Home(home))
+    partner = Home(home)
+    if data:
+        admitted = admission.admit(partner, partner.contract())
+        for sentence in admitted.sentences():
+            console.say("{}", sentence)
+        typer.echo("This is how the table is read from now on.")
+        if not admitted.is_good:
+            raise typer.Exit(1)
+        return
+    findings = examine(partner)
     for finding in findings:
-        typer.echo(f"{'ok  ' if finding.good else 'FAIL'}  {finding.subject}: {finding.text}")
+        console.say(
+            f"{'ok  ' if finding.good else 'FAIL'}  {{}}: {{}}", finding.subject, finding.text
+        )
     if not all(finding.good for finding in findings):
         raise typer.Exit(1)
 
@@ -180,23 +187,22 @@ def preview(
         typer.echo(f"rows: {report.rows}, people: {report.people}")
         for label, counts in (("unusable", report.unusable), ("clipped", report.clipped)):
             for column, count in counts.items():
-                typer.echo(f"{label} in {column}: {count}")
+                console.say("{} in {}: {}", label, column, count)
 
 
 @app.command()
 def ledger(home: HomeOption = HERE) -> None:
     """Show what this partner's customers have paid, and the limits."""
-    from client.ledger import Ledger
+    from client.offline import book
 
-    partner = Home(home)
-    store = _store(partner)
-    standing = Ledger(store, partner.contract(), time.time).standing()
+    with book(Home(home)) as found:
+        standing = found.ledger.standing()
+        lists = found.store.row("SELECT COUNT(*) FROM disclosures")
     rows: list[list[object]] = [
         ["a customer here", f"{standing.epsilon:.4f}", f"{standing.epsilon_limit:g}"],
         ["a person anywhere", f"{standing.person:.4f}", f"{standing.person_limit:g}"],
     ]
     typer.echo(console.table(["epsilon in this period for", "spent", "limit"], rows))
-    lists = store.row("SELECT COUNT(*) FROM disclosures")
     typer.echo(
         f"lifetime epsilon {standing.lifetime:.4f} in {standing.releases} releases; "
         f"{lists[0] if lists else 0} disclosure(s) without epsilon"
@@ -205,48 +211,61 @@ def ledger(home: HomeOption = HERE) -> None:
 
 @app.command()
 def score(
-    model: Annotated[str, typer.Argument(help="name of a delivered model")],
+    model: Annotated[str, typer.Argument(help="a delivered model: NAME, or NAME@JOB")],
     out: Annotated[Path, typer.Option(help="CSV to write, readable by you only")],
     home: HomeOption = HERE,
 ) -> None:
     """Score this partner's own customers with a delivered model. Nothing leaves."""
-    import json
-
     from client.home import write_private
+    from client.offline import book
     from client.table import read
-    from privacy.programs.scoring import model_from
 
     partner = Home(home)
-    contract, store = partner.contract(), _store(partner)
-    found = store.row("SELECT sealed FROM models WHERE name = ?", model)
-    if found is None:
-        known = ", ".join(row[0] for row in store.rows("SELECT name FROM models")) or "none yet"
-        raise ConfigError("model", f"no model called {model!r}; delivered so far: {known}")
+    with book(partner) as found:
+        contract, held = found.contract, found.models.find(model, unverified=True)
     columns = contract.declared_columns()
-    scorer = model_from(columns, json.loads(store.unseal(f"model {model}", found[0])))
     snapshot, _ = read(
-        partner.source(), columns, sorted(scorer.names),
-        rows_per_person=contract.privacy.rows_per_person,
+        partner.source(), columns, sorted(held.model.names),
+        rows_per_person=contract.privacy.rows_per_person, keys=True,
     )  # fmt: skip
-    if not snapshot.count:
+    if not snapshot.count or snapshot.key is None:
         raise DataError("no usable rows to score")
-    values = scorer.score(snapshot.rows)
+    values = held.model.score(snapshot.rows)
     pairs = zip(snapshot.key, values, strict=True)
     lines = "".join(
         f'"{str(key).replace(chr(34), chr(34) * 2)}",{value:.6g}\n' for key, value in pairs
     )
-    write_private(out, f"person,{model}\n{lines}".encode())
-    typer.echo(f"scored {snapshot.count} rows into {out}")
+    write_private(out, f"person,{held.name}\n{lines}".encode())
+    console.say("scored {} rows into {}", snapshot.count, out)
+
+
+@app.command()
+def refusals(home: HomeOption = HERE) -> None:
+    """What this gate refused and why: the asker was told the code and nothing more."""
+    from client.offline import stored
+    from client.refusals import listed
+
+    rows: list[list[object]] = [
+        [datetime.fromtimestamp(r.last, UTC).strftime("%Y-%m-%d %H:%M"), r.count, r.code, r.kind,
+         r.job[:8], r.reason]
+        for r in listed(stored(Home(home)))
+    ]  # fmt: skip
+    head = ["last (UTC)", "times", "code", "message", "job", "reason"]
+    typer.echo(console.table(head, rows) if rows else "nothing was refused")
 
 
 @journal_app.command("verify")
 def journal_verify(home: HomeOption = HERE) -> None:
-    """Check the hash chain and every signature of the journal."""
+    """Recompute the journal and the ledger in it: the chain, every signature, every charge."""
     from client.journal import verify
+    from client.offline import stored
 
     partner = Home(home)
-    count = verify(_store(partner), partner.identity().public_key().public_bytes_raw())
-    typer.echo(f"{count} entries, all intact")
+    found = verify(stored(partner), partner.identity().public_key().public_bytes_raw())
+    typer.echo(
+        f"{found.entries} entries, all intact; mu^2 {found.mu2:.6g} charged in all; "
+        f"peers have vouched for entries up to {found.vouched}"
+    )
 
 
 @journal_app.command("show")
@@ -255,7 +274,9 @@ def journal_show(
 ) -> None:
     """List the last messages that left: kind, size, digest, recipient."""
 
-    rows = _store(Home(home)).rows(
+    from client.offline import stored
+
+    rows = stored(Home(home)).rows(
         "SELECT sequence, time, kind, job, size, content, recipient FROM journal"
         " ORDER BY sequence DESC LIMIT ?",
         last,
@@ -269,12 +290,7 @@ def journal_show(
     typer.echo(console.table(head, shown))
 
 
-def _store(partner: Home) -> Store:
-    if not partner.database.exists():
-        raise ConfigError("state", "nothing has run here yet; `start` first")
-    return Store(partner.database, partner.storage_key(), os.urandom)
-
-
+audience_cli.register(app)
 masking.register(app)
 main = console.entry(app)
 

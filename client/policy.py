@@ -1,6 +1,7 @@
 """May this job run here? The contract first, then the partner's own, stricter rules.
 
-An absent rule denies. Until approvals exist, whatever would need one is refused.
+An absent rule denies. Until approvals exist, whatever would need one is refused. What is looked at here is
+the job, the contract and ``partner.toml``: no row, and nothing that a row changed.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from client.home import PartnerConfig
 from privacy.errors import ConfigError, Refused
 from protos.alliance import Contract
 from protos.jobs import Job
+from protos.matches import MatchJob
 from protos.refusal import Code
 
 
@@ -25,9 +27,18 @@ def check(job: Job, contract: Contract, config: PartnerConfig) -> None:
     if job.kind not in rules.kinds:
         raise Refused(Code.POLICY, f"partner.toml: rules.kinds does not name {job.kind}")
     if job.purpose not in rules.purposes:
-        raise Refused(Code.POLICY, f"partner.toml: rules.purposes does not name {job.purpose}")
+        raise Refused(Code.POLICY, "partner.toml: rules.purposes does not name the job's purpose")
     if job.epsilon > rules.largest_epsilon:
         raise Refused(Code.POLICY, "partner.toml: rules.largest_epsilon is below the job's epsilon")
-    for receiver in job.match.recipients if job.match else ():
+    if job.match:
+        _check_match(job.match, contract, config)
+
+
+def _check_match(match: MatchJob, contract: Contract, config: PartnerConfig) -> None:
+    rules = config.rules
+    for receiver in match.recipients:
         if receiver != config.name and receiver not in rules.send_lists_to:
             raise Refused(Code.POLICY, f"partner.toml: rules.send_lists_to lacks {receiver}")
+    assumed = match.semi_honest(contract)
+    if assumed is not None and rules.assumes != "semi_honest":
+        raise Refused(Code.POLICY, f"partner.toml: rules.assumes: {assumed}")

@@ -1,14 +1,16 @@
 """A sealed stream between two gates, through a relay that can read nothing.
 
 Both sides send a handshake signed with their identity key (a fresh X25519 key, bound to contract, job,
-sender and receiver, with a commitment to the sender's set); keys for each direction come from HKDF over
-the shared secret and both handshakes (the signed Diffie-Hellman of Krawczyk 2003, SIGMA, in its simplest
-mutually authenticated form). Frames are ChaCha20-Poly1305 (RFC 8439) with a counter nonce: a frame that
+sender and receiver, with the journal heads of the two as the sender holds them); keys for each direction
+come from HKDF over the shared secret and both handshakes (the signed Diffie-Hellman of Krawczyk 2003,
+SIGMA, in its simplest mutually authenticated form). A handshake is made before any row is read, so nothing
+in it can depend on one. Frames are ChaCha20-Poly1305 (RFC 8439) with a counter nonce: a frame that
 was changed, repeated, dropped or put in another place ends the match.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from cryptography.exceptions import InvalidTag
@@ -24,6 +26,9 @@ from protos import wire
 from protos.alliance import Contract
 
 LARGEST_FRAME = CHUNK * POINT_BYTES + 1024
+LARGEST_HANDSHAKE = 4096
+MOST_HEADS = 2
+"""Of the two parties that shake hands; whether they fit is for :mod:`client.heads` to say."""
 
 
 class StreamLost(ProtocolError):
@@ -54,7 +59,7 @@ class Stream(Protocol):
 
 
 class SealedStream:
-    """Frames sealed end to end. ``commitment``: the peer's, to the set it entered."""
+    """Frames sealed end to end. ``heads``: what this side states; afterwards what the peer stated."""
 
     def __init__(
         self,
@@ -66,7 +71,7 @@ class SealedStream:
         peer: str,
         identity: Ed25519PrivateKey,
         randomness: Randomness,
-        commitment: bytes = b"",
+        heads: Sequence[wire.Signed] = (),
         over: bool = False,
     ) -> None:
         self._stream, self.bytes_sent = stream, 0
@@ -76,21 +81,23 @@ class SealedStream:
             me,
             wire.Handshake(
                 contract=contract.digest(), job=job, sender=me, receiver=peer,
-                key=public_key(private), commitment=commitment, over=over,
+                key=public_key(private), heads=heads, over=over,
             ),
         )  # fmt: skip
         self._raw_send(wire.serialise(mine))
         try:
-            theirs = wire.parse(wire.Signed, stream.receive(), 4096)
+            theirs = wire.parse(wire.Signed, stream.receive(), LARGEST_HANDSHAKE)
             shake = wire.read_statement(wire.Handshake, theirs, contract.identity_of(peer))
         except WireError as error:
-            raise ProtocolError from error
-        said = (shake.contract, shake.job, shake.sender, shake.receiver)
-        if said != (contract.digest(), job, peer, me):
-            raise ProtocolError
+            raise ProtocolError("the handshake does not parse") from error
+        said = (theirs.party, shake.contract, shake.job, shake.sender, shake.receiver)
+        if said != (peer, contract.digest(), job, peer, me):
+            raise ProtocolError("the handshake is of another match or party")
         if shake.over:
-            raise PeerGaveUp
-        self.commitment = shake.commitment
+            raise PeerGaveUp("the peer says that the match is over")
+        if shake.commitment or len(shake.heads) > MOST_HEADS:
+            raise ProtocolError("the handshake says more than it may")
+        self.heads = list(shake.heads)
         secret = agree(private, shake.key)
         salt = wire.digest_statements([mine, theirs])
         self._out = ChaCha20Poly1305(
@@ -104,7 +111,7 @@ class SealedStream:
     def send(self, plain: bytes) -> None:
         """Seal and send one frame. Raises ProtocolError for one that the peer would not take."""
         if len(plain) > LARGEST_FRAME - 16:
-            raise ProtocolError
+            raise ProtocolError("a frame to send is too long")
         nonce = self._sent.to_bytes(12, "big")
         self._sent += 1
         self._raw_send(self._out.encrypt(nonce, plain, b""))
@@ -113,13 +120,13 @@ class SealedStream:
         """Open the next frame. Raises ProtocolError if anything is off."""
         frame = self._stream.receive()
         if len(frame) > LARGEST_FRAME:
-            raise ProtocolError
+            raise ProtocolError("a frame is too long")
         nonce = self._got.to_bytes(12, "big")
         self._got += 1
         try:
             return self._in.decrypt(nonce, frame, b"")
         except InvalidTag as error:
-            raise ProtocolError from error
+            raise ProtocolError("a frame was changed, repeated, dropped or moved") from error
 
     def _raw_send(self, frame: bytes) -> None:
         self.bytes_sent += len(frame)

@@ -96,6 +96,18 @@ def mu_of(epsilon: float, delta: float) -> float:
     return low
 
 
+def discrete_tail(least: int, variance: int) -> float:
+    """Bound on P[|X| >= least] for the discrete Gaussian X of this variance, both in grid units.
+
+    P[X >= m] <= P[N >= m - 1] with N Gaussian of the same variance (Canonne, Kamath, Steinke 2020,
+    Prop. 25), and X is symmetric: 2 Phi(-(least - 1)/sigma). Raises ParameterError unless least >= 1.
+    """
+    if least < 1 or variance < 1:
+        raise ParameterError("a tail begins at 1 or above, and a variance is positive")
+    # rounded up: erfc is good to a few ulp here
+    return math.erfc((least - 1) / math.sqrt(2.0 * variance)) * (1 + 1e-12)
+
+
 def share_variance(sensitivity: int, mu2: float, honest: int) -> int:
     """Variance, in grid units squared, of one partner's noise share.
 
@@ -107,7 +119,10 @@ def share_variance(sensitivity: int, mu2: float, honest: int) -> int:
     """
     if sensitivity < 1 or honest < 1 or not (math.isfinite(mu2) and mu2 > 0.0):
         raise ParameterError("sensitivity, honest partners and mu^2 must be positive")
-    total = math.ceil(sensitivity * sensitivity / mu2 * (1 + 1e-12)) + DISCRETE_SLACK
+    wanted = sensitivity * sensitivity / mu2 * (1 + 1e-12)
+    if not wanted < 2.0**200:
+        raise ParameterError("mu^2 is too small for any noise: ask for a larger epsilon")
+    total = math.ceil(wanted) + DISCRETE_SLACK
     variance = -(-total // honest)
     if variance < SMALLEST_SHARE**2:
         raise ParameterError("noise share under 64 grid units: ask for a smaller epsilon")

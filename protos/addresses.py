@@ -1,6 +1,5 @@
-"""Names that come from outside, parsed into types of their own before they reach a path, an SQL text, a log line
-or a terminal. Unknown means refused, and nothing is touched.
-"""
+"""Names that come from outside, parsed into types of their own before they reach a path, an SQL text, a
+log line or a terminal. Unknown means refused, and nothing is touched."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ from pydantic import Field, field_validator, model_validator
 
 from privacy import accounting
 from privacy.errors import ConfigError, ParameterError
+from privacy.noisy_sum.feasible import check_feasible
 from privacy.programs import rules
 from privacy.programs.evaluate import Evaluate
 from privacy.programs.program import Program, check_plan
@@ -25,7 +26,10 @@ from privacy.programs.query import Measure, Query
 from privacy.programs.segment import Segment
 from protos.alliance import NAME, Contract, Kind
 from protos.matches import MatchJob
-from protos.toml import Strict, build, canonical, read_toml
+from protos.toml import Strict, build, canonical, loads_json, read_toml
+
+SMALLEST_MU2 = 1e-12
+"""Below this even a single count has more noise than can be drawn (noise.LARGEST_VARIANCE)."""
 
 _MEASURE = re.compile(
     r"(count|sum|mean|histogram)(?:\(\s*([a-z][a-z0-9_]*)\s*(?:,\s*(\d+)\s*)?\))?"
@@ -122,25 +126,37 @@ class Job(Strict):
         return tuple(party.name for party in contract.parties)
 
     def mu2(self, contract: Contract) -> float:
-        """mu^2 the job may spend, rounded down to nine digits so that both sides agree."""
+        """mu^2 the job may spend, rounded down to nine digits so that both sides agree.
+
+        Raises ConfigError if nothing can be bought with it.
+        """
         if not self.epsilon:
             return 0.0
         mu2 = accounting.mu_of(self.epsilon, contract.privacy.delta) ** 2
+        if mu2 < SMALLEST_MU2:
+            raise ConfigError("epsilon", "is too small for any noise that can be drawn")
         scale = 10.0 ** (8 - math.floor(math.log10(mu2)))
         return math.floor(mu2 * scale) / scale
 
     def check(self, contract: Contract) -> None:
-        """Raises ConfigError if the contract does not allow this job; an absent rule denies."""
+        """Raises ConfigError if the contract does not allow this job; an absent rule denies.
+
+        All that follows from specification and contract alone is judged here, by who quotes and by the
+        gate before it charges anything: whether the plan's shares add up, and whether the noise of every
+        release can be drawn.
+        """
         purpose = contract.purposes.get(self.purpose)
         if purpose is None:
             raise ConfigError("purpose", f"{self.purpose!r} is not a purpose of the contract")
         if self.kind not in purpose.kinds:
             raise ConfigError("kind", f"purpose {self.purpose!r} does not allow {self.kind}")
         if self.match:
-            self.match.check(contract)
+            self.match.check(contract, self.mu2(contract))
             return
         try:
-            check_plan(self.program(contract).plan(), self.mu2(contract))
+            plan, roster = self.program(contract).plan(), contract.roster()
+            check_plan(plan, self.mu2(contract))
+            check_feasible(plan, roster.honest, len(roster.parties))
         except ParameterError as error:
             raise ConfigError(self.kind, str(error)) from None
 
@@ -222,13 +238,7 @@ def load(path: Path) -> Job:
 
 def from_canonical(data: bytes) -> Job:
     """Parse the bytes of :meth:`Job.canonical`; refuses any other spelling of the same job."""
-    import json
-
-    try:
-        plain: Any = json.loads(data)
-    except ValueError:
-        raise ConfigError("", "job does not parse") from None
-    job = build(Job, plain)
+    job = build(Job, loads_json(data))
     if job.canonical() != data:
         raise ConfigError("", "job is not in canonical form")
     return job

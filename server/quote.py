@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from privacy.errors import ConfigError
 from privacy.matching.overlap import dummy_groups
 from protos.alliance import Contract
 from protos.jobs import Job
@@ -31,9 +32,12 @@ class Quote:
 
 
 def quote(job: Job, contract: Contract) -> Quote:
-    """The price of a job. Raises ConfigError if the contract does not allow it."""
+    """The price of a job. Raises ConfigError if the contract does not allow it, or if it alone would pass the
+    contract's limit: every gate would refuse it, whatever its ledger holds."""
     job.check(contract)
     mu2 = job.mu2(contract)
+    if mu2 > contract.mu2_limit() * (1 + 1e-9):
+        raise ConfigError("epsilon", "this job alone is above the contract's limit for a period")
     person = contract.per_person(mu2) if mu2 else 0.0
     if job.match and contract.matching:
         return _match(job, job.match, contract, mu2, person)
@@ -56,7 +60,8 @@ def quote(job: Job, contract: Contract) -> Quote:
 
 
 def _match(job: Job, match: MatchJob, contract: Contract, mu2: float, person: float) -> Quote:
-    """Bytes are those of the smallest sets, one bucket each; the noise is that of both sides."""
+    """Bytes are those of the smallest sets, with the padding that is drawn on average; the noise is that of
+    both sides."""
     size = match.size_noise(mu2) if mu2 else None
     total = match.sum_noise(contract, mu2) if mu2 else None
     errors = {"size": size.deviation * 2.0**0.5} if size else {}
@@ -64,7 +69,9 @@ def _match(job: Job, match: MatchJob, contract: Contract, mu2: float, person: fl
         errors["sum"] = total.deviation * 2.0**0.5
     parties = len(match.parties)
     groups = dummy_groups(parties) if match.result == "overlap" else 1
-    smallest = contract.matching.bucket if contract.matching else 0
+    bucket = contract.matching.bucket if contract.matching else 0
+    padding = match.padding_noise(mu2) if mu2 else None
+    smallest = max(1, -(-(padding.bound if padding else 0) // max(1, bucket))) * bucket
     smallest += size.dummies * groups if size else 0
     per_item = 74 if parties == 2 else 42 * parties
     releases = len(match.price(contract, mu2)) if mu2 else 0

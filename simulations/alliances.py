@@ -43,7 +43,8 @@ def create(
 ) -> Alliance:
     """Init, invite, join, admit, sign, check: for a coordinator and ``names``.
 
-    ``terms``: the contract without parties. ``data``: each partner's ``[data]`` table.
+    ``terms``: the contract without parties. ``data``: each partner's ``[data]`` table. Partners assume what
+    the contract assumes.
     ``ports``: link, exchange, internal.
     """
     now = datetime.now(UTC)
@@ -58,12 +59,15 @@ def create(
     for name in names:
         invitation = coordinator_setup.invite(home, name)
         partner = partner_setup.init(root / name, name, randomness)
+        matching = terms.get("matching", {})
         rules = {
             "kinds": ALL_KINDS,
             "purposes": list(terms["purposes"]),
             "largest_epsilon": largest_epsilon,
-            "send_lists_to": list(terms.get("matching", {}).get("recipients", [])),
+            "send_lists_to": list(matching.get("recipients", [])),
         }
+        if "assumes" in matching:
+            rules["assumes"] = matching["assumes"]
         settings = {"name": name, "data": dict(data[name]), "rules": rules}
         partner.config_file.write_text(tomli_w.dumps(settings), encoding="utf-8")
         application = root / name / "application.toml"

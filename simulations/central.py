@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from client.table import Snapshot, fold_of
-from client.tasks.noisy_sum import exact_sum
+from client import people, piles
+from client.summing import exact_sum
+from client.table import Snapshot
 from privacy import accounting
 from privacy.noisy_sum import encoding
 from privacy.noisy_sum.noise import discrete_gaussian
@@ -24,12 +25,13 @@ Noise = Literal["central", "partners", "none"]
 
 
 def snapshot(rows: dict[str, Floats], keys: Sequence[str]) -> Snapshot:
-    """A partner's snapshot from arrays: sorted by key, folds added."""
-    order = np.argsort(np.array(keys))
-    names = np.array(keys)[order]
-    digests, fold = fold_of([str(name) for name in names])
+    """A partner's snapshot from arrays: grouped as a gate does it, folds added."""
+    own = [str(key) for key in keys]
+    person = people.digests(people.canonical(own, "trimmed"))
+    order = people.grouped(person, list(rows.values()), [own], 0).order
     held = {name: np.ascontiguousarray(values[order]) for name, values in rows.items()}
-    return Snapshot(digests, names, held | {"fold": fold})
+    held["fold"] = people.fold(person[order])
+    return Snapshot(person[order], held, piles.picked(own, order))
 
 
 def run(

@@ -7,7 +7,6 @@ how customers are split over the partners, and their identifiers.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import sys
@@ -56,7 +55,12 @@ TERMS: dict[str, Any] = {
     },
     "columns": datasets.CDNOW_COLUMNS,
     "purposes": {"insight": {"kinds": ALL_KINDS}},
-    "matching": {"identifiers": ["email", "phone"], "bucket": 4096, "largest_set": 100_000},
+    "matching": {
+        "identifiers": ["email", "phone"],
+        "bucket": 4096,
+        "largest_set": 100_000,
+        "assumes": "semi_honest",
+    },
 }
 
 JOBS: tuple[dict[str, Any], ...] = (
@@ -91,7 +95,7 @@ JOBS: tuple[dict[str, Any], ...] = (
         "match": {
             "identifier": "email",
             "parties": ["shop", "bank"],
-            "rules": {"shop": "segment <= 2", "bank": "propensity >= 0.3"},
+            "rules": {"shop": "model:segment <= 2", "bank": "model:propensity >= 0.3"},
             "result": "size",
         },
     },
@@ -162,7 +166,7 @@ def write_tables(tables: Tables, root: Path) -> dict[str, dict[str, Any]]:
 
 def pool(tables: Tables) -> dict[str, Floats]:
     """Everybody's rows in one table, clipped to the contract's bounds, with folds: the lab only."""
-    from client.table import fold_of
+    from client.people import fold_of
 
     names = [*datasets.CDNOW_COLUMNS, "customer"]
     rows = {n: np.concatenate([table[n] for table in tables.values()]) for n in names}
@@ -314,20 +318,18 @@ def run(
 
 
 def _ledgers(alliance: Alliance) -> dict[str, dict[str, float]]:
+    from client.freezing import owner
     from client.journal import verify
-    from client.ledger import Ledger
-    from client.store import Store
 
     found = {}
     for name, home in alliance.partners.items():
-        store = Store(home.database, home.storage_key(), os.urandom)
-        standing = Ledger(store, alliance.contract, time.time).standing()
-        entries = verify(store, home.identity().public_key().public_bytes_raw())
-        store.close()
+        with owner(home) as at:
+            standing = at.ledger.standing()
+            checked = verify(at.store, at.identity.public_key().public_bytes_raw())
         found[name] = {
             "epsilon": round(standing.epsilon, 3),
             "epsilon_person": round(standing.person, 3),
-            "journal_entries": entries,
+            "journal_entries": checked.entries,
         }
     return found
 

@@ -19,6 +19,7 @@ from client.gate import Delivery, Gate
 from client.stream import Stream, StreamLost
 from privacy.randomness import Randomness
 from protos import jobs, wire
+from server.display import shown
 from server.rounds import Delivered, Rounds, Traffic
 from server.tasks.match import MatchDrive
 from server.tasks.noisy_sum import Checkpoint, Memory, NoisySumDrive
@@ -191,7 +192,7 @@ class Room:
             drive = NoisySumDrive(
                 rounds, job, salt, checkpoint or Memory(), heads=heads, grace=self.grace
             )
-            result = drive.run()
+            result = shown(job, drive.run(), contract.privacy.smallest_cohort)
             model = result.get("model")
             signed = drive.finish(jobs.model_bytes(model))
             if model:

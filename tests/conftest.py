@@ -86,14 +86,18 @@ def make_alliance(tmp_path: Path) -> Callable[..., Alliance]:
     """``make_alliance(partners=3, colluders=1, dropouts=0)``: 300 customers each, 100 shared."""
 
     def make(
-        partners: int = 3, ports: tuple[int, int, int] = (9, 9, 9), **privacy: Any
+        partners: int = 3,
+        ports: tuple[int, int, int] = (9, 9, 9),
+        folder: str = "",
+        **privacy: Any,
     ) -> Alliance:
-        names, data = NAMES[:partners], {}
+        names, data, root = NAMES[:partners], {}, tmp_path / folder
+        root.mkdir(exist_ok=True)
         for index, name in enumerate(names):
-            path = tmp_path / f"{name}.csv"
+            path = root / f"{name}.csv"
             write_csv(path, range(200 * index, 200 * index + 300))
             data[name] = data_settings(path)
-        return create(tmp_path, names, terms(partners, **privacy), data, ports=ports)
+        return create(root, names, terms(partners, **privacy), data, ports=ports)
 
     return make
 

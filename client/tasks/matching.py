@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from client.channel import MatchChannel
 from client.results import write_people, write_pseudonyms, write_union
-from client.tasks.stages import HELD, Match, Stage
+from client.tasks.stages import HELD, Match, Stage, add_figure
 from privacy.errors import ProtocolError
 from privacy.matching import fast, intersection, sizes, terms, total
 from privacy.matching.intersection import Positions
@@ -27,7 +27,7 @@ def pair(match: Match, channel: MatchChannel) -> wire.MatchReply:
 
 
 def _lists(match: Match, channel: MatchChannel) -> wire.MatchReply:
-    """A list for one or both, through all kinds of identifiers."""
+    """A list for one or both, through all kinds of identifiers, every stage of one size."""
     matched = np.zeros(match.audience.people, np.bool_)
     both, used = match.spec.result == "lists", ""
     for number in range(len(match.spec.identifiers)):
@@ -37,8 +37,8 @@ def _lists(match: Match, channel: MatchChannel) -> wire.MatchReply:
             people, used = _fast(stage, channel, without)
             matched[people] = True
             continue
-        agreed = match.terms(stage.session, None)
-        deck = stage.deck(agreed, without)
+        agreed = match.terms(stage.session)
+        deck = stage.deck(agreed, without, padded=match.largest(agreed))
         opened, theirs = stage.open(
             channel, deck.distinct, agreed, HELD[match.spec.result, match.first]
         )
@@ -61,17 +61,18 @@ def _lists(match: Match, channel: MatchChannel) -> wire.MatchReply:
 def _fast(
     stage: Stage, channel: MatchChannel, without: NDArray[np.bool_] | None
 ) -> tuple[NDArray[np.int64], str]:
-    match, agreed = stage.match, stage.match.terms(stage.session, None)
+    match, agreed = stage.match, stage.match.terms(stage.session)
+    size = match.largest(agreed)
     parts = list(match.audience.records(stage.kind, without))
     labels = np.concatenate([part[0] for part in parts] or [np.empty((0, 32), np.uint8)])
     people = np.concatenate([part[1] for part in parts] or [np.empty(0, np.int64)])
     own = fast.Set.of(
-        labels, people, stage.secrets.bytes_for("order")[:16], agreed.padded,
+        labels, people, stage.secrets.bytes_for("order")[:16], lambda _: size,
         stage.secrets.source("padding"),
     )  # fmt: skip
     opened, theirs = stage.open(channel, len(own.labels), agreed, {})
     if "fast" not in opened.opening.engines:
-        raise ProtocolError
+        raise ProtocolError("the peer does not offer the fast lane")
     note = match.progress.begin(fast.bins_for(len(own.labels) if match.first else theirs))
     source = stage.secrets.source("fast")
     if not match.first:
@@ -95,7 +96,7 @@ def _noisy_side(match: Match, channel: MatchChannel, noise: SizeNoise) -> tuple[
 def _size(match: Match, channel: MatchChannel) -> wire.MatchReply:
     noise = match.spec.size_noise(match.mu2)
     if noise is None:
-        raise ProtocolError
+        raise ProtocolError("a size without noise")
     stage, side = _noisy_side(match, channel, noise)
     reply = wire.MatchReply(is_receiver=match.first, engine=side.engine.name)
     if match.first:
@@ -108,16 +109,14 @@ def _size(match: Match, channel: MatchChannel) -> wire.MatchReply:
 def _add_size(reply: wire.MatchReply, stage: Stage, noise: SizeNoise, places: Positions) -> None:
     """z shifted back, and the receiver's own noise."""
     value = len(places) - noise.bound + noise.draw(stage.secrets.source("size noise"))
-    reply.figures.append(
-        wire.Figure(name="size", value=value, deviation=noise.deviation * 2.0**0.5)
-    )
+    add_figure(reply, "size", value, noise.deviation * 2.0**0.5)
 
 
 def _sum(match: Match, channel: MatchChannel) -> wire.MatchReply:
     noise = match.spec.size_noise(match.mu2)
     sum_noise = match.spec.sum_noise(match.contract, match.mu2)
     if noise is None or sum_noise is None:
-        raise ProtocolError
+        raise ProtocolError("a sum without noise")
     stage, side = _noisy_side(match, channel, noise)
     reply = wire.MatchReply(is_receiver=match.first, engine=side.engine.name)
     if not match.first:
@@ -126,16 +125,14 @@ def _sum(match: Match, channel: MatchChannel) -> wire.MatchReply:
         return reply
     places, value = total.receive(side, sum_noise)
     _add_size(reply, stage, noise, places)
-    reply.figures.append(
-        wire.Figure(name="sum", value=value, deviation=sum_noise.deviation * 2.0**0.5)
-    )
+    add_figure(reply, "sum", value, sum_noise.deviation * 2.0**0.5)
     return reply
 
 
 def _ids(match: Match, channel: MatchChannel) -> wire.MatchReply:
     """Pseudonyms of this side's people, and the union's: two files."""
     stage = Stage(match, 0)
-    agreed = match.terms(stage.session, None)
+    agreed = match.terms(stage.session)
     deck = stage.deck(agreed, None)
     opened, theirs = stage.open(channel, deck.distinct, agreed, HELD["lists", match.first])
     side = stage.side(deck, opened, theirs, theirs)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from client.channel import MatchChannel, StageChannel
 from client.results import write_people
-from client.tasks.stages import Match, Stage
+from client.tasks.stages import Match, Stage, add_figure
 from privacy.errors import ProtocolError
 from privacy.matching import algebra, engine, overlap, terms
 from privacy.matching.deck import Deck
@@ -34,7 +34,7 @@ def ring(match: Match, channels: Mapping[str, MatchChannel]) -> wire.MatchReply:
         offers.append(tuple(opened[number].opening.engines))
     common = [n for n in engine.NAMES if all(n in offer for offer in offers)]
     if not common:
-        raise ProtocolError
+        raise ProtocolError("no engine that all have")
     note = match.progress.begin(sum(entered.values()) - size)
     party = overlap.Ring(
         agreed, me, engine.engine(common[0]), stage.secrets, deck, stage.spool, opened,
@@ -91,13 +91,9 @@ def _add_venn(
     names = match.spec.parties
     for cell, value in counts.items():
         name = " & ".join(names[i] for i in cell)
-        reply.figures.append(
-            wire.Figure(name=name, value=value, deviation=noise.deviation * 2.0**0.5)
-        )
+        add_figure(reply, name, value, noise.deviation * 2.0**0.5)
     for i, value in enumerate(own_sizes):
-        reply.figures.append(
-            wire.Figure(name=f"size {names[i]}", value=value, deviation=noise.deviation)
-        )
+        add_figure(reply, f"size {names[i]}", value, noise.deviation)
     if match.spec.audience is None:
         return
     audience = algebra.parse(match.spec.audience)
@@ -116,4 +112,4 @@ def _add_venn(
         estimate += weight * size
         variance += 2 * weight**2
     deviation = noise.deviation * variance**0.5
-    reply.figures.append(wire.Figure(name="audience", value=estimate, deviation=deviation))
+    add_figure(reply, "audience", estimate, deviation)

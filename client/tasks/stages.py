@@ -2,12 +2,17 @@
 
 A waterfall is one stage for each kind of identifier; everything else is one stage. Each stage has its
 own session, keys and logs. Both sides open a stage by telling their padded sizes, their engines and what
-they have dealt with before.
+they have dealt with before; the first opening holds a commitment to the set too.
+
+Sizes. For a noisy result the padded size is drawn and charged (:mod:`privacy.matching.terms`). The sets of a
+waterfall, exact, are padded to the size of the largest of them before anybody is taken out, in every stage:
+how many are left for a later stage is in no size.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +22,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.audience import Audience
-from client.channel import MatchChannel, StageChannel
-from privacy.errors import ProtocolError
+from client.channel import COMMITMENT_BYTES, MatchChannel, StageChannel
+from privacy.errors import ParameterError, ProtocolError
 from privacy.matching import engine, intersection, terms
 from privacy.matching.deck import Deck
 from privacy.matching.intersection import OWN, THEIRS, TOKENS, TWICE, Positions
 from privacy.matching.size import SizeNoise
 from privacy.matching.storage import Buckets, Log, Spool
+from privacy.matching.terms import Terms
+from protos import wire
 from protos.alliance import Contract
 from protos.matches import MatchJob
 
@@ -59,7 +66,10 @@ class Progress:
 
 @dataclass
 class Match:
-    """A match as one partner sees it. ``seed``: 32 bytes, sealed; ``audiences``: for results."""
+    """A match as one partner sees it. ``seed``: 32 bytes, sealed; ``audiences``: for results.
+
+    ``commitment``: to the set that this side enters; ``pin``: told each peer's, once it is opened.
+    """
 
     spec: MatchJob
     contract: Contract
@@ -74,6 +84,8 @@ class Match:
     audiences: Path
     progress: Progress
     fast_lane: bool
+    commitment: bytes
+    pin: Callable[[str, bytes], None]
 
     @property
     def first(self) -> bool:
@@ -89,12 +101,17 @@ class Match:
             return ("ristretto255",)
         return engine.available()
 
-    def terms(self, session: bytes, noise: SizeNoise | None, groups: int = 1) -> terms.Terms:
-        """The contract's bounds for one session."""
+    def terms(self, session: bytes, noise: SizeNoise | None = None, groups: int = 1) -> terms.Terms:
+        """The contract's bounds for one session, with the noise of sizes where there is any."""
         matching = self.contract.matching
         if matching is None:
-            raise ProtocolError
-        return terms.Terms(session, matching.bucket, matching.largest_set, noise, groups)
+            raise ProtocolError("the contract has no matching rules")
+        padding = self.spec.padding_noise(self.mu2) if noise is not None else None
+        return terms.Terms(session, matching.bucket, matching.largest_set, noise, groups, padding)
+
+    def largest(self, agreed: Terms) -> int:
+        """What every stage of a waterfall is padded to."""
+        return max(agreed.padded(self.audience.distinct(kind)) for kind in self.spec.identifiers)
 
     def people_at(self, deck: Deck, positions: Positions) -> NDArray[np.bool_]:
         """Which people of the audience are behind these places of a deck, (people,)."""
@@ -121,11 +138,12 @@ class Stage:
         self.spool: Spool = _Prefixed(match.spool, f"{number} ")
 
     def deck(
-        self, agreed: terms.Terms, without: NDArray[np.bool_] | None, dummies: Any = None
-    ) -> Deck:
-        """The stage's deck, closed."""
+        self, agreed: terms.Terms, without: NDArray[np.bool_] | None, dummies: Any = None,
+        padded: int = 0,
+    ) -> Deck:  # fmt: skip
+        """The stage's deck, closed; ``padded``: to at least so many elements."""
         deck, size = self.open_deck(agreed, without)
-        terms.close_deck(deck, size, self.secrets, dummies)
+        terms.close_deck(deck, max(size, padded), self.secrets, dummies)
         return deck
 
     def open_deck(
@@ -143,18 +161,24 @@ class Stage:
     ) -> tuple[StageChannel, int]:
         """Open the stage with a peer: its channel, and the padded size of the peer's set.
 
-        Raises ProtocolError for a size the contract does not allow, or another than before.
+        Raises ProtocolError for a size the contract does not allow, another than before, or another than
+        in an earlier stage, and for a commitment where there must be none, or none where there must.
         """
         frames = {kind: len(self.spool.log(name)) for kind, name in held.items()}
-        stage = StageChannel.open(channel, self.number, items, self.match.engines(), frames)
-        theirs = stage.opening.items
+        own = self.match.commitment if not self.number else b""
+        stage = StageChannel.open(channel, self.number, items, self.match.engines(), frames, own)
+        peer, theirs = channel.pins.peer, stage.opening.items
         agreed.check_padded(theirs)
-        pinned = self.spool.log(f"size of {channel.pins.peer}")
-        if len(pinned):
-            if int.from_bytes(pinned.read(0), "big") != theirs:
-                raise ProtocolError
-        else:
+        enters = peer in self.match.spec.entering and not self.number
+        if len(stage.opening.commitment) != (COMMITMENT_BYTES if enters else 0):
+            raise ProtocolError("a commitment is missing, or one too many")
+        if not self.number:
+            self.match.pin(peer, stage.opening.commitment)
+        pinned = self.match.spool.log(f"size of {peer}")  # of all stages
+        if not len(pinned):
             pinned.append(theirs.to_bytes(8, "big"))
+        elif int.from_bytes(pinned.read(0), "big") != theirs:
+            raise ProtocolError("another size than before")
         return stage, theirs
 
     def side(
@@ -168,6 +192,13 @@ class Stage:
             session or self.session, engine.engine(name), self.secrets, deck, self.spool, stage,
             theirs, note,
         )  # fmt: skip
+
+
+def add_figure(reply: wire.MatchReply, name: str, value: float, deviation: float) -> None:
+    """A figure of a result. Raises ParameterError unless it is finite, which nothing honest can cause."""
+    if not (math.isfinite(value) and math.isfinite(deviation)):
+        raise ParameterError("a figure is not finite")
+    reply.figures.append(wire.Figure(name=name, value=value, deviation=deviation))
 
 
 class _Prefixed:

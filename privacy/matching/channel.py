@@ -56,7 +56,7 @@ def gather(channel: Channel, kinds: Mapping[int, Expected]) -> None:
         kind, index, data = channel.receive()
         expected = kinds.get(kind)
         if expected is None or index != following[kind] or index >= expected.total:
-            raise ProtocolError
+            raise ProtocolError("a frame was not expected now")
         expected.take(index, data)
         following[kind] = index + 1
 
@@ -105,5 +105,5 @@ def rows(data: bytes, width: int, index: int, items: int) -> Array:
     """Chunk ``index`` of a stream of ``items``: (m, width). Raises ProtocolError for another size."""
     count = min(CHUNK, items - index * CHUNK)
     if len(data) != width * count:
-        raise ProtocolError
+        raise ProtocolError("a chunk has a wrong size")
     return np.frombuffer(data, np.uint8).reshape(count, width)

@@ -124,7 +124,7 @@ class Curve25519:
     def multiply(self, key: bytes, points: Array) -> Array:
         points = np.ascontiguousarray(points)
         if not _canonical(points):
-            raise ProtocolError
+            raise ProtocolError("an element is not in canonical form")
         bits = np.unpackbits(np.frombuffer(key, np.uint8), bitorder="little")[254::-1].copy()
 
         def part(piece: Array) -> Array:
@@ -136,7 +136,7 @@ class Curve25519:
                 room.out, room.flags, room.words, bits.ctypes.data, VECTORS, room.scratch
             )
             if off_curve or not bool(room.flag_array[:count].all()):
-                raise ProtocolError
+                raise ProtocolError("an element is not on the curve, or of small order")
             return room.points(count)
 
         return in_parts(part, points, BATCH)

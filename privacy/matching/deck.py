@@ -35,7 +35,7 @@ class Deck:
     def __init__(self, spool: Spool, name: str, key: bytes, expected: int) -> None:
         self._bits = min(bucket_bits(max(1, expected)), 12)
         self._buckets = spool.buckets(name, 1 << self._bits)
-        self._key = key
+        self._spool, self._name, self._key = spool, name, key
         self._starts: list[int] = []
         self.distinct = 0
 
@@ -69,6 +69,35 @@ class Deck:
             labels = np.frombuffer(randomness(LABEL_BYTES * count), np.uint8).reshape(count, -1)
             self.add(labels, np.full(count, NO_ROW, np.int64))
             missing -= count
+
+    def capped(self, most: int, key: bytes) -> Deck:
+        """Another deck, still open, of ``most`` labels of this one, with all their rows; this one is gone.
+
+        Which ones: those of smallest rank under ``key``. A person more or less changes the choice by one
+        label at most on either side: it takes a place, and who had the last place loses it. ``key`` must
+        not be the deck's: labels that are first in the secret order would tell themselves from the
+        dummies and the padding that come later.
+        """
+        ranked = Deck(self._spool, f"{self._name} by rank", key, self.count())
+        for labels, rows in self._first(None):
+            ranked.add(labels, rows)
+        kept = Deck(self._spool, f"{self._name} kept", self._key, most)
+        for labels, rows in ranked._first(most):
+            kept.add(labels, rows)
+        self._spool.discard(self._name)
+        self._spool.discard(ranked._name)
+        return kept
+
+    def _first(self, most: int | None) -> Iterator[tuple[Array, Rows]]:
+        """Labels and rows as they were added, of the ``most`` labels of smallest rank; None: of all."""
+        for bucket in range(1 << self._bits):
+            records, first = self._group(bucket)
+            if most is not None:
+                records = records[: first[most]] if most < len(first) else records
+                most = max(0, most - len(first))
+            if len(records):
+                labels = np.ascontiguousarray(records[:, 1:5]).view(np.uint8)
+                yield labels, np.ascontiguousarray(records[:, 5]).view(np.int64)
 
     def close(self) -> None:
         """Fix the order. Labels added after this are lost."""

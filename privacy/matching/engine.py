@@ -69,14 +69,14 @@ def agreed(mine: Sequence[str], theirs: Sequence[str]) -> str:
     for name in NAMES:
         if name in mine and name in theirs:
             return name
-    raise ProtocolError
+    raise ProtocolError("the two sides have no engine in common")
 
 
 @cache
 def engine(name: str) -> Engine:
     """The engine called ``name``, compiled or loaded once. Raises ProtocolError if not here."""
     if name not in available():
-        raise ProtocolError
+        raise ProtocolError("an engine was asked for that does not run here")
     if name == "curve25519":
         from privacy.matching.curve25519 import Curve25519
 

@@ -123,7 +123,7 @@ def receive(
     places = kernels.positions(digests, bins)
     table, which, failed = kernels.cuckoo(places, bins)
     if failed:  # under 2^-40
-        raise ProtocolError
+        raise ProtocolError("the table did not fill")
     pairs = oblivious.base_send(channel, WIDTH, randomness)
     zero, one = ([_stream(pair[i]) for pair in pairs] for i in (0, 1))
     width = token_bytes(items, theirs)
@@ -161,7 +161,7 @@ def receive(
             count = min(LIST_BYTES // 16, theirs - start)
             kind, at, data = channel.receive()
             if kind != LISTS or at != index or len(data) != count * width:
-                raise ProtocolError
+                raise ProtocolError("a list has a wrong form")
             index += 1
             table_of.mark(kernels.widen(data, count, width), found)
         matched[mine[z][found > 0]] = True
@@ -191,7 +191,7 @@ def send(
         for start in range(0, WIDTH, FRAME_COLUMNS):
             kind, at, data = channel.receive()
             if kind != MASKED or at != frame or len(data) != FRAME_COLUMNS * size // 8:
-                raise ProtocolError
+                raise ProtocolError("masked columns have a wrong form")
             frame += 1
             part = np.frombuffer(data, np.uint64).reshape(FRAME_COLUMNS, -1)
             kernels.add_chosen(
@@ -223,7 +223,7 @@ def _agree(channel: Channel, randomness: Randomness, *, first: bool) -> bytes:
         channel.send(SALT, 0, mine)
     kind, index, theirs = channel.receive()
     if kind != SALT or index or len(theirs) != 32:
-        raise ProtocolError
+        raise ProtocolError("the salt has a wrong form")
     if not first:
         channel.send(SALT, 0, mine)
     both = mine + theirs if first else theirs + mine

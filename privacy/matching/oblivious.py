@@ -43,7 +43,7 @@ def base_send(channel: Channel, count: int, randomness: Randomness) -> list[tupl
     channel.send(START, 0, public)
     kind, index, data = channel.receive()
     if kind != CHOICES or index or len(data) != _POINT * count:
-        raise ProtocolError
+        raise ProtocolError("the choices of the base transfers have a wrong form")
     keys = []
     try:
         offset = bytes(rbcl.crypto_scalarmult_ristretto255(secret, public))
@@ -53,7 +53,7 @@ def base_send(channel: Channel, count: int, randomness: Randomness) -> list[tupl
             other = bytes(rbcl.crypto_core_ristretto255_sub(shared, offset))
             keys.append((_key(i, public, choice, shared), _key(i, public, choice, other)))
     except (RuntimeError, ValueError, TypeError):
-        raise ProtocolError from None
+        raise ProtocolError("a choice is not a point") from None
     return keys
 
 
@@ -62,7 +62,7 @@ def base_receive(channel: Channel, bits: NDArray[np.uint8], randomness: Randomne
     rbcl = _libsodium()
     kind, index, public = channel.receive()
     if kind != START or index or len(public) != _POINT:
-        raise ProtocolError
+        raise ProtocolError("the start of the base transfers has a wrong form")
     keys, sent = [], bytearray()
     try:
         for i, bit in enumerate(bits.tolist()):
@@ -74,7 +74,7 @@ def base_receive(channel: Channel, bits: NDArray[np.uint8], randomness: Randomne
             sent += choice
             keys.append(_key(i, public, choice, shared))
     except (RuntimeError, ValueError, TypeError):
-        raise ProtocolError from None
+        raise ProtocolError("the start of the base transfers is not a point") from None
     channel.send(CHOICES, 0, bytes(sent))
     return keys
 
@@ -102,7 +102,7 @@ class CorrelatedReceiver:
             )
             kind, index, data = self._channel.receive()
             if kind != DIFFERENCES or index != block or len(data) != 8 * len(part):
-                raise ProtocolError
+                raise ProtocolError("a block of differences has a wrong form")
             masks = _hash(columns_to_rows(zero), first)[: len(part)]
             masks += np.where(part, np.frombuffer(data, "<u8"), 0).astype(np.uint64)
             total += int(masks.sum(dtype=np.uint64))
@@ -127,7 +127,7 @@ class CorrelatedSender:
             size = -(-len(part) // 64) * 64
             kind, index, data = self._channel.receive()
             if kind != CORRECTIONS or index != block or len(data) != WIDTH * size // 8:
-                raise ProtocolError
+                raise ProtocolError("a block of corrections has a wrong form")
             sent = np.frombuffer(data, np.uint64).reshape(WIDTH, -1)
             columns = _columns(self._streams, size)
             columns ^= np.where(self._bits[:, None] == 1, sent, np.uint64(0))

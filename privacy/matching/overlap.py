@@ -16,8 +16,14 @@ Assumes semi-honest parties and a matcher that colludes with none: together with
 tell the cells' dummies apart. With ``keep order`` the matcher's own set is not reordered, so that it
 learns the membership of each of its own items in every other set: a disclosure without noise.
 
-One person more or less at one party moves one unit between two cells and changes one set's size: L2
-sensitivity sqrt(3).
+**What one person changes.** Add person A at party p. Unless the set is at its cap, A moves one unit from the
+cell of the others that have A to that cell with p (one of the two is no count if it has a single party), and
+p's own size grows by one: three figures by 1, L2 sensitivity sqrt(3). At its cap the set keeps its number:
+A takes the place of a person D (:meth:`privacy.matching.deck.Deck.capped`), who moves back from a cell with p
+to the same one without. Cells with p and cells without p are different, so figures that two moves share
+cancel rather than add up: at most four move by 1, and the own size, told as min(size, cap), does not. So
+L2 sensitivity is at most 2, the sum of squares COUNTS_PER_PERSON = 4; and at most 4 of the cells' draws are
+concerned, each of which costs its delta once.
 """
 
 from __future__ import annotations
@@ -43,7 +49,8 @@ from privacy.randomness import stream
 SEEDS, SIZE, RING, FINAL, ORDERED = 20, 21, 32, 48, 64
 """Kinds of frames; for the last three the owner's number is added."""
 MOST_PARTIES = 6
-COUNTS_PER_PERSON = 3
+COUNTS_PER_PERSON = 4
+"""Square of what one person changes in all figures together: 4 where the cap makes A displace D."""
 
 Cell = tuple[int, ...]
 """Numbers of parties, ascending."""
@@ -115,7 +122,7 @@ class Ring:
             else:
                 kind, index, data = self.channels[other].receive()
                 if kind != SEEDS or index or len(data) != 32 * len(heard):
-                    raise ProtocolError
+                    raise ProtocolError("the seeds of a cell are malformed")
                 for i, group in enumerate(heard):
                     seeds[group] = data[32 * i : 32 * (i + 1)]
         return seeds
@@ -168,7 +175,7 @@ class Ring:
             deck.add(points, np.full(len(points), NO_ROW, np.int64))
         deck.close()
         if deck.distinct != size:
-            raise ProtocolError
+            raise ProtocolError("a point is twice in one set")
         return deck
 
     def _deliver(self, owner: int) -> None:
@@ -217,17 +224,17 @@ class Ring:
     # ------------------------------------------------------------------ at the matcher
 
     def tell_size(self, noise: SizeNoise, items: int) -> None:
-        """A party's own noisy size to the matcher."""
-        value = items + noise.draw(self.secrets.source("own size"))
+        """A party's own noisy size, at most the cap, to the matcher."""
+        value = min(items, self.terms.largest_set) + noise.draw(self.secrets.source("own size"))
         self.channels[0].send(SIZE, 0, value.to_bytes(8, "little", signed=True))
 
     def hear_sizes(self, noise: SizeNoise, items: int) -> list[int]:
-        """Noisy set sizes, by party."""
-        result = [items + noise.draw(self.secrets.source("own size"))]
+        """Noisy set sizes, by party; the matcher's own has ``items``, at most the cap."""
+        result = [min(items, self.terms.largest_set) + noise.draw(self.secrets.source("own size"))]
         for other in range(1, self.parties):
             kind, index, data = self.channels[other].receive()
             if kind != SIZE or index or len(data) != 8:
-                raise ProtocolError
+                raise ProtocolError("a set's size is malformed")
             result.append(int.from_bytes(data, "little", signed=True))
         return result
 

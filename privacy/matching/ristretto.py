@@ -63,7 +63,7 @@ class Ristretto255:
         try:
             return in_parts(lambda part: _rows(one, part), points, STEP)
         except (RuntimeError, ValueError, TypeError):
-            raise ProtocolError from None
+            raise ProtocolError("a point is not on the group, or is its identity") from None
 
     def tokens(self, points: Array) -> Array:
         def one(point: bytes) -> bytes:

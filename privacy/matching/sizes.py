@@ -5,7 +5,8 @@
     3. S -> R   tokens of b (a H(x)), sorted: R cannot tell which of its items they are
     4. R counts the tokens of a (b H(y)) that are among them: size + z
 
-R learns size + z and S's padded size, S learns R's padded size. Which places of message 2 matched, R
+R learns size + z and S's padded size, S learns R's padded size; both are drawn and charged
+(:mod:`privacy.matching.size`). Which places of message 2 matched, R
 knows too; they are S's secret order, so they say nothing to R alone, and they are what
 :mod:`privacy.matching.total` goes on with. Semi-honest: a receiver that used another exponent for each
 item could identify every match; caps and frequency bound that (Miao, Patel, Raykova, Seth, Yung, CRYPTO

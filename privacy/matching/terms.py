@@ -12,7 +12,7 @@ from privacy.errors import ParameterError, ProtocolError
 from privacy.matching.channel import Channel
 from privacy.matching.deck import NO_ROW, Deck, Rows
 from privacy.matching.engine import LABEL_BYTES, SESSION_BYTES, Array, Engine
-from privacy.matching.size import SizeNoise
+from privacy.matching.size import PaddingNoise, SizeNoise
 from privacy.matching.storage import Spool
 from privacy.noisy_sum.masks import derive
 from privacy.randomness import Randomness, permutation, stream
@@ -22,6 +22,10 @@ from privacy.randomness import Randomness, permutation, stream
 class Terms:
     """``session``: 16 bytes of the job. ``noise`` is None where no noisy size is released.
 
+    ``padding``: None pads to the next multiple of the bucket, which is a function of the set: for exact
+    results, whose sets their owner chose. For noisy ones it is drawn and charged, and a set larger than
+    the cap is cut down to it (:func:`open_deck`), since a refusal would be an answer too.
+
     Raises ParameterError if unfit.
     """
 
@@ -30,6 +34,7 @@ class Terms:
     largest_set: int
     noise: SizeNoise | None = None
     dummy_groups: int = 1
+    padding: PaddingNoise | None = None
 
     def __post_init__(self) -> None:
         if self.bucket < 1 or self.largest_set < 1 or len(self.session) != SESSION_BYTES:
@@ -40,21 +45,34 @@ class Terms:
         """Public dummies in play."""
         return self.noise.dummies * self.dummy_groups if self.noise else 0
 
-    def padded(self, items: int) -> int:
+    def padded(self, items: int, randomness: Randomness | None = None) -> int:
         """Elements sent for a set: the next multiple of the bucket, plus all dummies.
 
-        Raises ParameterError if the set exceeds the cap.
+        With ``padding``: the next multiple above min(items, largest_set) plus a draw in [0, 2B] from
+        ``randomness``. One person changes min(items, largest_set) by at most 1, so this is one noisy
+        size, cut off and rounded up: :mod:`privacy.matching.size` has its price.
+
+        Raises ParameterError if the set exceeds the cap and there is no ``padding``, or if there is and
+        no ``randomness``.
         """
-        if items > self.largest_set:
-            raise ParameterError("the set is larger than the contract allows")
-        return max(1, -(-items // self.bucket)) * self.bucket + self.dummies
+        if self.padding is None:
+            if items > self.largest_set:
+                raise ParameterError("the set is larger than the contract allows")
+            return self._buckets(items) + self.dummies
+        if randomness is None:
+            raise ParameterError("drawn padding needs a source of randomness")
+        drawn = min(items, self.largest_set) + self.padding.draw(randomness)
+        return self._buckets(drawn) + self.dummies
 
     def check_padded(self, count: int) -> None:
         """ProtocolError unless ``count`` could come from :meth:`padded` of an allowed set."""
         body = count - self.dummies
-        most = max(1, -(-self.largest_set // self.bucket)) * self.bucket
+        most = self._buckets(self.largest_set + (self.padding.most if self.padding else 0))
         if body < self.bucket or body > most or body % self.bucket:
-            raise ProtocolError
+            raise ProtocolError("a set's padded size is not one that the contract allows")
+
+    def _buckets(self, items: int) -> int:
+        return max(1, -(-items // self.bucket)) * self.bucket
 
 
 class Secrets:
@@ -99,12 +117,19 @@ def open_deck(
 ) -> tuple[Deck, int]:
     """A deck of a set's labels, still open, and the number of elements it will enter.
 
-    ``records``: labels and the row of each. Raises ParameterError if the set exceeds the cap.
+    ``records``: labels and the row of each. A set that exceeds the cap raises ParameterError without
+    ``padding``; with it, :meth:`Deck.capped` keeps ``largest_set`` of its labels.
     """
-    deck = Deck(spool, "deck", secrets.bytes_for("order")[:16], expected)
+    order = secrets.bytes_for("order")[:16]
+    deck = Deck(spool, "deck", order, expected)
     for labels, rows in records:
         deck.add(labels, rows)
-    return deck, terms.padded(deck.count())
+    items = deck.count()
+    if terms.padding is None:
+        return deck, terms.padded(items)
+    if items > terms.largest_set:
+        deck = deck.capped(terms.largest_set, secrets.bytes_for("cap")[:16])
+    return deck, terms.padded(items, secrets.source("padding draw"))
 
 
 def close_deck(deck: Deck, size: int, secrets: Secrets, dummies: Array | None = None) -> None:

@@ -70,7 +70,7 @@ class Sorted:
         """Raises ProtocolError if a token is there twice: one person would count twice."""
         same = (self.high[1:] == self.high[:-1]) & (self.low[1:] == self.low[:-1])
         if bool(same.any()):
-            raise ProtocolError
+            raise ProtocolError("a token is there twice")
 
 
 class Shelf:
@@ -179,22 +179,22 @@ def decode(data: bytes, frame: int, bits: int, total: int, token_bits: int = BIT
     kept = low_bits(total, token_bits)
     upper_bits = token_bits - kept
     if len(data) < 4:
-        raise ProtocolError
+        raise ProtocolError("a frame of tokens has no count")
     count = struct.unpack_from("<I", data)[0]
     slots = count + (1 << (upper_bits - bits))
     unary_bytes, low_bytes = -(-slots // 8), -(-count * kept // 8)
     if count > total or len(data) != 4 + unary_bytes + low_bytes:
-        raise ProtocolError
+        raise ProtocolError("a frame of tokens has a wrong size")
     raw = np.frombuffer(data, np.uint8, offset=4)
     unary = np.unpackbits(raw[:unary_bytes])
     ones = np.flatnonzero(unary)
     if len(ones) != count or (count and int(ones[-1]) >= slots):
-        raise ProtocolError
+        raise ProtocolError("the upper bits of tokens do not fit their count")
     upper = (ones - np.arange(count) + (frame << (upper_bits - bits))).astype(np.uint64)
     whole = np.zeros((count, BITS), np.uint8)
     low = np.unpackbits(raw[unary_bytes:])
     if bool(low[count * kept :].any()):
-        raise ProtocolError
+        raise ProtocolError("a frame of tokens has bits after its end")
     whole[:, upper_bits:token_bits] = low[: count * kept].reshape(count, kept)
     high, rest = split(np.packbits(whole, axis=1).reshape(count, TOKEN_BYTES))
     if upper_bits:
@@ -202,5 +202,5 @@ def decode(data: bytes, frame: int, bits: int, total: int, token_bits: int = BIT
     result = Sorted(high, rest, np.arange(count, dtype=np.uint32))
     ordered = (high[1:] > high[:-1]) | ((high[1:] == high[:-1]) & (rest[1:] > rest[:-1]))
     if not bool(ordered.all()):
-        raise ProtocolError
+        raise ProtocolError("tokens are not sorted and distinct")
     return result

@@ -12,10 +12,21 @@ the value 0. Semi-honest.
 
 Values are clipped to the contract's bounds and cut, towards zero, to a grid of 2^18 steps for the
 largest of them, the sum's sensitivity.
+
+**A sender that deviates.** R cuts the opened total off at what honest values and S's noise can be, before
+its own noise goes in. For an honest S that changes nothing that is seen (12 deviations: 4e-33), and it
+costs nothing: |cut(x, b) - cut(x', b')| <= max(|x - x'|, |b - b'|), and one person of R moves x by at most
+the largest value and b by exactly that, so the sensitivity stays. Without it S could give each of R's
+possible people a power of two of its own and read off some (64 - log2 sigma) memberships at once above the
+noise. With it S can still give one person all the weight there is: value 0 for everybody else and
+matched * 2^18 + 12 sigma for that one, which is as good as a yes or no in each match; in all a total
+tells at most log2(2 (matched mu + 12) + 1) bits above R's noise. What S's values are nobody checks: caps,
+frequency and the charge bound how often it may ask (Miao et al. 2020 is the way to more).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,13 +39,16 @@ from privacy.matching.deck import NO_ROW
 from privacy.matching.intersection import Positions
 from privacy.matching.oblivious import CorrelatedReceiver, CorrelatedSender
 from privacy.matching.terms import Side
-from privacy.noisy_sum.encoding import SENSITIVITY
+from privacy.noisy_sum.encoding import LARGEST_CLIP, SENSITIVITY, SMALLEST_CLIP
+from privacy.noisy_sum.feasible import check_variance
 from privacy.noisy_sum.noise import discrete_gaussian
 from privacy.programs.columns import Floats
 from privacy.randomness import Randomness
 
 OPENING = 14
 """Kind of message 6."""
+PLAUSIBLE = 12.0
+"""Deviations of S's noise that R takes for noise."""
 _WORD = 1 << 64
 
 
@@ -49,9 +63,11 @@ class SumNoise:
     @classmethod
     def for_mu2(cls, largest: float, mu2: float) -> SumNoise:
         """Noise for a share of mu^2. Raises ParameterError if it cannot be honoured."""
-        if not largest > 0:
-            raise ParameterError("the largest value must be above 0")
-        return cls(largest, accounting.share_variance(SENSITIVITY, mu2, 1))
+        if not SMALLEST_CLIP <= largest <= 2 * LARGEST_CLIP:
+            raise ParameterError("the largest value must lie between 1e-100 and 2e100")
+        variance = accounting.share_variance(SENSITIVITY, mu2, 1)
+        check_variance("the noise of a sum", variance)
+        return cls(largest, variance)
 
     @property
     def mu2(self) -> float:
@@ -59,14 +75,25 @@ class SumNoise:
         return accounting.charge_of(SENSITIVITY, self.variance, 1)
 
     @property
+    def delta(self) -> float:
+        """Charged for discrete noise; nothing is cut off here."""
+        return accounting.DISCRETE_DELTA
+
+    @property
     def deviation(self) -> float:
         """One side's sigma, in the values' unit."""
         return float(self.variance**0.5 * self.largest / SENSITIVITY)
 
     def units(self, values: Floats) -> NDArray[np.int64]:
-        """Values on the grid, none above the sensitivity."""
-        clipped = np.clip(values, -self.largest, self.largest)
+        """Values on the grid, none above the sensitivity; what is not a number is 0."""
+        clipped = np.clip(np.where(np.isnan(values), 0.0, values), -self.largest, self.largest)
         return np.trunc(clipped / self.largest * SENSITIVITY).astype(np.int64)
+
+    def plausible(self, total: int, matched: int) -> int:
+        """An opened total, in units, cut off at what ``matched`` honest values and S's noise can be:
+        +-(matched * 2^18 + 12 sigma). See the module."""
+        most = matched * SENSITIVITY + math.ceil(PLAUSIBLE * math.sqrt(self.variance))
+        return min(max(total, -most), most)
 
     def draw(self, randomness: Randomness) -> int:
         """One side's noise, in units."""
@@ -81,9 +108,9 @@ def receive(side: Side, noise: SumNoise) -> tuple[Positions, float]:
     share = CorrelatedReceiver(side.channel, side.secrets.source("transfer")).share(chosen)
     kind, index, data = side.channel.receive()
     if kind != OPENING or index or len(data) != 8:
-        raise ProtocolError
+        raise ProtocolError("the opening of a sum is malformed")
     total = (share + int.from_bytes(data, "little")) % _WORD
-    signed = total - _WORD if total >= _WORD // 2 else total
+    signed = noise.plausible(total - _WORD if total >= _WORD // 2 else total, len(places))
     signed += noise.draw(side.secrets.source("sum noise"))
     return places, signed * noise.largest / SENSITIVITY
 

@@ -2,6 +2,9 @@
 
 Rounding towards zero per person means that neither the L2 nor the L-infinity sensitivity grows,
 and that the noiseless total is the same integer however rows are split over partners.
+
+Everything here is total: whatever a person's values are, :func:`quantise` gives integers within the
+norm and says nothing else, since an error that one person can cause is an answer about that person.
 """
 
 from __future__ import annotations
@@ -13,6 +16,10 @@ from privacy.errors import ParameterError
 
 SENSITIVITY = 1 << 18
 """The clipping norm of every release, in grid units."""
+SMALLEST_CLIP, LARGEST_CLIP = 1e-100, 1e100
+"""Within these 2^18 / clip and every square below neither overflow nor vanish."""
+_FAR = 1e200
+"""Beyond any clip: a row whose peak is above this is first brought down to it, in its own direction."""
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -20,22 +27,26 @@ Ring = NDArray[np.uint64]
 
 
 def quantise(block: Floats, clip: float) -> Integers:
-    """Clip each row of ``block`` (n, d) to L2 norm ``clip`` and round it towards zero.
+    """Clip each row of ``block`` (n, d), one person each, to L2 norm ``clip``; round towards zero.
 
-    Returns (n, d) integers in units of clip / 2^18 whose integer norm is checked to be at most
-    2^18. Raises ParameterError for a value that is not finite or a clip that is not positive.
+    Returns (n, d) integers in units of clip / 2^18 whose integer norm is checked to be at most 2^18.
+    A person with a value that is not finite becomes all zeros. Raises ParameterError only for a clip
+    outside [1e-100, 1e100], which is public.
     """
-    if not (np.isfinite(clip) and clip > 0.0):
-        raise ParameterError("clipping norm must be positive and finite")
-    if not bool(np.isfinite(block).all()):
-        raise ParameterError("a contribution is not finite")
-    rows = np.ascontiguousarray(block, dtype=np.float64)
-    peak = np.maximum(np.max(np.abs(rows), axis=1, initial=0.0), np.finfo(np.float64).tiny)
-    unit = rows / peak[:, None]  # so that squaring neither overflows nor underflows
-    with np.errstate(over="ignore"):
-        norm = peak * np.sqrt(np.add.reduce(unit * unit, axis=1))
-    factor = SENSITIVITY / np.maximum(norm, clip)
-    grid = np.trunc(rows * factor[:, None]).astype(np.int64)
+    if not SMALLEST_CLIP <= clip <= LARGEST_CLIP:
+        raise ParameterError("clipping norm must lie between 1e-100 and 1e100")
+    with np.errstate(all="ignore"):
+        rows = np.ascontiguousarray(block, dtype=np.float64)
+        peak = np.max(np.abs(rows), axis=1, initial=0.0)  # not a number if any value is not
+        lost = ~np.isfinite(peak)
+        peak = np.maximum(peak, np.finfo(np.float64).tiny)
+        near = np.minimum(peak, _FAR)
+        unit = rows / peak[:, None]  # so that squaring neither overflows nor underflows
+        norm = near * np.sqrt(np.add.reduce(unit * unit, axis=1))
+        factor = SENSITIVITY / np.maximum(norm, clip) * (near / peak)
+        scaled = np.trunc(rows * factor[:, None])
+        scaled[lost] = 0.0
+        grid = scaled.astype(np.int64)
     bound = SENSITIVITY * SENSITIVITY
     # The floating-point norm may be off by a few ulp; the integer norm is the promise.
     # No coordinate exceeds 2^18 by more than that, so squares fit 64 bits up to 2^26 columns.

@@ -36,7 +36,7 @@ def agree(private: bytes, public: bytes) -> bytes:
         peer = X25519PublicKey.from_public_bytes(public)
         return X25519PrivateKey.from_private_bytes(private).exchange(peer)
     except ValueError as error:
-        raise ProtocolError from error
+        raise ProtocolError("a public key is malformed or of low order") from error
 
 
 def expand(key: bytes, length: int) -> Ring:
@@ -76,4 +76,4 @@ def open_share(private: bytes, public: bytes, *, context: bytes, sealed: bytes) 
     try:
         return ChaCha20Poly1305(key).decrypt(bytes(12), sealed, context)
     except Exception as error:  # cryptography's InvalidTag carries nothing worth keeping
-        raise ProtocolError from error
+        raise ProtocolError("a sealed share does not open") from error

@@ -5,6 +5,10 @@ differential privacy", Algorithms 2 and 3. Their Bernoulli(exp(-gamma)) is decid
 uniform 53-bit number is compared with exp(-gamma) in floating point, and only a comparison that
 rounding could have tipped (about one in 2^35) is finished with 256 bits of the same uniform number
 and 90 decimal digits of the exponential. The result is off an exact sampler by under 2^-250.
+
+How long a draw takes depends on what is drawn (how often a coin came up, which comparisons had to be
+finished exactly). So no draw is made alone: a batch has at least 1024, of which the caller gets the
+first, and the time tells of all of them together.
 """
 
 from __future__ import annotations
@@ -20,6 +24,9 @@ from privacy.randomness import Randomness, below, words
 
 LARGEST_VARIANCE = 1 << 56
 """Products of the sampler stay within 64 bits up to a deviation of 2^28 grid units."""
+
+SMALLEST_BATCH = 1024
+"""Fewest numbers that are drawn together."""
 
 Exact = Callable[[int], tuple[int, int]]
 
@@ -63,15 +70,16 @@ def _laplace(randomness: Randomness, scale: int, count: int) -> NDArray[np.int64
 def discrete_gaussian(randomness: Randomness, variance: int, count: int) -> NDArray[np.int64]:
     """``count`` draws of the discrete Gaussian P(x) ~ exp(-x^2 / (2*variance)) over the integers.
 
-    Raises ParameterError for a variance outside [1, 2^56].
+    Work is done for at least SMALLEST_BATCH draws, whatever ``count`` is. Raises ParameterError for a
+    variance outside [1, 2^56].
     """
     if not 1 <= variance <= LARGEST_VARIANCE:
         raise ParameterError("noise variance out of range")
     scale = int(variance**0.5) + 1
     found: list[NDArray[np.int64]] = []
-    have = 0
-    while have < count:
-        draw = _laplace(randomness, scale, 2 * (count - have) + 16)
+    have, wanted = 0, max(count, SMALLEST_BATCH)
+    while have < wanted:
+        draw = _laplace(randomness, scale, max(2 * (wanted - have) + 16, SMALLEST_BATCH))
         draw = draw[
             np.abs(draw) <= 64 * scale
         ]  # products stay under 2^63; the Gaussian has e^-2048 beyond
@@ -84,4 +92,4 @@ def discrete_gaussian(randomness: Randomness, variance: int, count: int) -> NDAr
         kept = draw[_accept(randomness, gamma, exact)]
         found.append(kept)
         have += len(kept)
-    return np.concatenate(found)[:count] if found else np.empty(0, dtype=np.int64)
+    return np.concatenate(found)[:count]

@@ -166,10 +166,10 @@ def unmask(
     """
     answered = [party for party in roster.parties if party in vectors]
     if len(answered) < roster.threshold or len(answered) != len(vectors):
-        raise ProtocolError
+        raise ProtocolError("vectors are missing, or from outside the roster")
     lengths = {len(vector) for vector in vectors.values()}
     if len(lengths) != 1:
-        raise ProtocolError
+        raise ProtocolError("vectors of different lengths")
     length = lengths.pop()
     total: Ring = np.zeros(length, dtype=np.uint64)
     for party in answered:
@@ -177,11 +177,11 @@ def unmask(
     if not roster.dropouts:
         return total
     if opened is None:
-        raise ProtocolError
+        raise ProtocolError("no shares were opened")
 
     def secret(shares: Mapping[int, bytes]) -> bytes:
         if len(shares) < roster.threshold:
-            raise ProtocolError
+            raise ProtocolError("too few shares of a secret")
         return shamir.combine(shares)
 
     for party in answered:
@@ -189,7 +189,7 @@ def unmask(
     for gone in [party for party in roster.parties if party not in vectors]:
         private = secret(opened.masks.get(gone, {}))
         if masks.public_key(private) != mask_keys[gone]:
-            raise ProtocolError
+            raise ProtocolError("a recovered mask key does not fit its public key")
         index = roster.parties.index(gone)
         for party in answered:
             mask = masks.pairwise(

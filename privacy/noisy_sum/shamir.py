@@ -41,10 +41,10 @@ def combine(shares: Mapping[int, bytes]) -> bytes:
     checks it against a commitment.
     """
     if not shares:
-        raise ProtocolError
+        raise ProtocolError("no shares")
     points = {index + 1: int.from_bytes(data, "big") for index, data in shares.items()}
     if any(len(data) != SHARE_BYTES for data in shares.values()) or min(points) < 1:
-        raise ProtocolError
+        raise ProtocolError("a share is malformed")
     secret = 0
     for x, y in points.items():
         top, bottom = 1, 1
@@ -54,5 +54,5 @@ def combine(shares: Mapping[int, bytes]) -> bytes:
                 bottom = bottom * (other - x) % PRIME
         secret = (secret + y * top * pow(bottom, -1, PRIME)) % PRIME
     if secret >> (8 * SECRET_BYTES):
-        raise ProtocolError
+        raise ProtocolError("the shares do not combine")
     return secret.to_bytes(SECRET_BYTES, "big")

@@ -1,6 +1,11 @@
 """Declared columns: the only facts about data that a program may assume.
 
 Bounds and vocabularies are public and come from the contract, never from the data.
+
+What programs do with rows goes through this module, and it is total: no value of a row, not a number
+or outside its bounds as it may be, raises or warns. A value that is not a number stays one, so that
+the gate sets its person to zero (:func:`privacy.noisy_sum.encoding.quantise`); an index never leaves
+its range.
 """
 
 from __future__ import annotations
@@ -19,9 +24,18 @@ Rows = Mapping[str, Floats]
 """Columns by name, each (n,): numbers within bounds, category codes, labels 0 or 1."""
 
 
+LARGEST_BOUND, SMALLEST_WIDTH = 1e100, 1e-100
+"""Of a number column: |low| and |high| at most, high - low at least. Within these no difference, square
+or quotient of values overflows or vanishes."""
+
+
 @dataclass(frozen=True)
 class Number:
-    """A number within [low, high]; ``scale`` "log" maps through sign(x) log(1 + |x|)."""
+    """A number within [low, high]; ``scale`` "log" maps through sign(x) log(1 + |x|).
+
+    Raises ParameterError unless |low|, |high| <= 1e100 and high - low >= 1e-100, on the column's scale
+    too: a log scale that cannot tell low from high has no unit.
+    """
 
     name: str
     low: float
@@ -31,22 +45,34 @@ class Number:
     def __post_init__(self) -> None:
         if not (np.isfinite(self.low) and np.isfinite(self.high) and self.low < self.high):
             raise ParameterError(f"column {self.name}: bounds must be finite with low < high")
+        if max(abs(self.low), abs(self.high)) > LARGEST_BOUND:
+            raise ParameterError(f"column {self.name}: bounds must lie within -1e100 and 1e100")
+        low, high = self._ends()
+        if not high - low >= SMALLEST_WIDTH:
+            raise ParameterError(
+                f"column {self.name}: high must be above low by 1e-100 at least, on its scale too"
+            )
+
+    def _ends(self) -> tuple[float, float]:
+        """Both bounds on the column's scale."""
+        if self.scale == "linear":
+            return self.low, self.high
+        return float(_log(np.array(self.low))), float(_log(np.array(self.high)))
 
     def unit(self, values: Floats) -> Floats:
-        """Values clipped and mapped to [0, 1], element by element."""
+        """Values clipped and mapped to [0, 1], element by element; not a number stays so."""
+        low, high = self._ends()
         clipped = np.clip(values, self.low, self.high)
         if self.scale == "linear":
-            return (clipped - self.low) / (self.high - self.low)
-        low, high = _log(np.array(self.low)), _log(np.array(self.high))
-        return (_log(clipped) - low) / (high - low)
+            return (clipped - low) / (high - low)
+        # a logarithm may be off by an ulp, and its bounds close together
+        return np.clip((_log(clipped) - low) / (high - low), 0.0, 1.0)
 
     def value(self, unit: Floats) -> Floats:
         """Inverse of :meth:`unit` for points of [0, 1]."""
-        if self.scale == "linear":
-            return self.low + np.asarray(unit) * (self.high - self.low)
-        low, high = _log(np.array(self.low)), _log(np.array(self.high))
+        low, high = self._ends()
         inner = low + np.asarray(unit) * (high - low)
-        return np.sign(inner) * np.expm1(np.abs(inner))
+        return inner if self.scale == "linear" else np.sign(inner) * np.expm1(np.abs(inner))
 
 
 def _log(values: Floats) -> Floats:
@@ -74,6 +100,20 @@ class Label:
 
 Column = Number | Category | Label
 Columns = Mapping[str, Column]
+
+
+def index_of(values: Floats, count: int) -> NDArray[np.intp]:
+    """Whole numbers in [0, count) for any values, (n,): cut off at both ends, 0 if not a number."""
+    return np.clip(np.where(np.isnan(values), 0.0, values), 0, count - 1).astype(np.intp)
+
+
+def one_hot(values: Floats, count: int, weights: Floats) -> Floats:
+    """(n, count): ``weights`` at each row's index; nothing for a row that is not a number."""
+    block = np.zeros((len(values), count))
+    block[np.arange(len(values)), index_of(values, count)] = np.where(
+        np.isnan(values), 0.0, weights
+    )
+    return block
 
 
 def number(columns: Columns, name: str) -> Number:
@@ -114,7 +154,7 @@ def design(columns: Columns, names: tuple[str, ...], rows: Rows) -> list[Floats]
         elif isinstance(column, Category):
             result += [(values == code).astype(np.float64) for code in range(len(column.values))]
         else:
-            result.append(2.0 * values - 1.0)
+            result.append(2.0 * np.clip(values, 0.0, 1.0) - 1.0)
     return [*result, np.ones(count)]
 
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from privacy.errors import ParameterError
-from privacy.programs.columns import Columns, Floats, Label, Rows, features
-from privacy.programs.program import Release, finite_state
-from privacy.programs.scoring import PropensityModel
+from privacy.programs.columns import Columns, Floats, Label, Rows, features, one_hot
+from privacy.programs.program import Release, check_within, finite_state
+from privacy.programs.scoring import LARGEST_WEIGHT, PropensityModel
 
 BINS = 40
 LOW, HIGH = -5.0, 5.0
@@ -24,7 +24,7 @@ LOW, HIGH = -5.0, 5.0
 class Evaluate:
     """Evaluate a propensity model on people whose fold is under ``holdout``.
 
-    State: the model's weights, then its Platt slope and offset.
+    State: the model's weights, then its Platt slope and offset, all within 1e6.
     """
 
     def __init__(
@@ -46,10 +46,8 @@ class Evaluate:
     def contribution(self, index: int, rows: Rows) -> Floats:
         held = (rows["fold"] < self.holdout).astype(np.float64)
         score = self.model.logit(rows)
-        cell = np.clip(np.floor((score - LOW) / (HIGH - LOW) * BINS), 0, BINS - 1).astype(np.intp)
-        block = np.zeros((len(score), 2 * BINS))
-        block[np.arange(len(score)), 2 * cell + rows[self.label].astype(np.intp)] = held
-        return block
+        cell = np.clip(np.floor((score - LOW) / (HIGH - LOW) * BINS), 0, BINS - 1)
+        return one_hot(2 * cell + np.clip(rows[self.label], 0.0, 1.0), 2 * BINS, held)
 
     def absorb(self, index: int, total: Floats, deviation: float) -> None:
         self.table, self.deviation = total.reshape(BINS, 2), deviation
@@ -59,6 +57,7 @@ class Evaluate:
 
     def restore(self, state: Floats) -> None:
         values = finite_state(state, len(self.model.weights) + 2)
+        check_within(values, -LARGEST_WEIGHT, LARGEST_WEIGHT, "weights or Platt map")
         self.model = PropensityModel(self.columns, self.names, values[:-2], values[-2:])
 
     def result(self) -> dict[str, Any]:

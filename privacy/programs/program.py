@@ -3,6 +3,12 @@
 The same object runs at a partner (``restore``, ``contribution``) and at the coordinator (``plan``,
 ``absorb``, ``state``, ``result``). It sees no network and no files. The gate, not the program,
 clips, quantises and sums.
+
+Programs are total. ``restore`` bounds every number of a state by what ``absorb`` can produce; for any
+state that it accepts and any rows, ``contribution`` returns its shape without an error or a warning,
+and finite values for rows within the contract's bounds. Once a release is charged, nothing that follows
+can fail by what a row holds. ``absorb`` keeps to the same bounds for any total, so that a state that
+one side made is one that the other accepts.
 """
 
 from __future__ import annotations
@@ -16,11 +22,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from privacy.errors import ParameterError
+from privacy.noisy_sum.encoding import LARGEST_CLIP, SMALLEST_CLIP
 from privacy.programs.columns import Floats, Rows
 
 LONGEST = 1 << 20
 """Longest vector of one release."""
 MOST_RELEASES = 1000
+LARGEST_FIGURE = 1e15
+"""No count of people in a state is above this: a total of 64 bits is under 2^45 clips."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +50,10 @@ class Release:
     def __post_init__(self) -> None:
         if not 1 <= self.length <= LONGEST:
             raise ParameterError(f"release {self.name}: length out of range")
-        if not (np.isfinite(self.clip) and self.clip > 0 and np.isfinite(self.mu2)):
-            raise ParameterError(f"release {self.name}: clip and mu^2 must be finite")
-        if self.mu2 <= 0:
-            raise ParameterError(f"release {self.name}: mu^2 must be positive")
+        if not SMALLEST_CLIP <= self.clip <= LARGEST_CLIP:
+            raise ParameterError(f"release {self.name}: clip must lie between 1e-100 and 1e100")
+        if not 0.0 < self.mu2 < np.inf:
+            raise ParameterError(f"release {self.name}: mu^2 must be finite and positive")
 
 
 class Program(Protocol):
@@ -63,7 +72,8 @@ class Program(Protocol):
         """Public state (m,), finite; what the next contributions depend on."""
 
     def restore(self, state: Floats) -> None:
-        """Take a public state. Raises ParameterError for a wrong shape or a value not finite."""
+        """Take a public state. Raises ParameterError for a wrong shape, a value that is not finite or
+        one that :meth:`absorb` could not have made."""
 
     def result(self) -> dict[str, Any]:
         """What was found, as plain JSON values."""
@@ -101,6 +111,13 @@ def finite_state(state: Floats, length: int) -> Floats:
     if state.shape != (length,) or not bool(np.isfinite(state).all()):
         raise ParameterError("program state has a wrong shape or is not finite")
     return np.array(state, dtype=np.float64)
+
+
+def check_within(values: Floats | float, low: float, high: float, what: str) -> None:
+    """Raises ParameterError, naming ``what``, unless all values lie in [low, high]."""
+    found = np.asarray(values)
+    if not bool(((found >= low) & (found <= high)).all()):
+        raise ParameterError(f"program state: {what} out of range")
 
 
 def state_digest(state: Floats) -> bytes:

@@ -21,9 +21,10 @@ from privacy.programs.columns import (
     Rows,
     design,
     features,
+    one_hot,
     weighted,
 )
-from privacy.programs.program import Release, finite_state
+from privacy.programs.program import LARGEST_FIGURE, Release, check_within, finite_state
 
 STEPS = 40
 CLIP = 1.5
@@ -32,6 +33,8 @@ RATE = 2.0
 COUNT_SHARE, CALIBRATION_SHARE = 0.02, 0.05
 SCORE_BINS = 24
 SCORE_LOW, SCORE_HIGH = -6.0, 4.0
+LARGEST_WEIGHT, LARGEST_VELOCITY, LARGEST_PLATT = 50.0, 1e12, 20.0
+"""Bounds of the state, which every step keeps to."""
 
 
 def sigmoid(scores: Floats) -> Floats:
@@ -43,8 +46,8 @@ class Propensity:
     """A linear propensity model of ``label`` from ``names``.
 
     ``holdout``: share of people (by the public hash of their key, column ``fold``) left out of
-    training so that an evaluation can use them. State: weights, velocity, running average, people,
-    Platt slope and offset.
+    training so that an evaluation can use them. State: weights and running average (within 50),
+    velocity between them (within 1e12), people (from 0 to 1e15), Platt slope and offset (within 20).
     """
 
     def __init__(
@@ -89,24 +92,25 @@ class Propensity:
             return training[:, None]
         columns = design(self.columns, self.names, rows)
         if index <= self.steps:
-            residual = sigmoid(weighted(columns, self.weights)) - rows[self.label]
+            residual = sigmoid(weighted(columns, self.weights)) - np.clip(
+                rows[self.label], 0.0, 1.0
+            )
             residual = residual * training
             return np.stack([column * residual for column in columns], axis=1)
         score = weighted(columns, self.average)
-        cell = 2 * score_bin(score) + rows[self.label].astype(np.intp)
-        block = np.zeros((len(score), 2 * SCORE_BINS))
-        block[np.arange(len(score)), cell] = training
-        return block
+        cell = 2 * score_bin(score) + np.clip(rows[self.label], 0.0, 1.0)
+        return one_hot(cell, 2 * SCORE_BINS, training)
 
     def absorb(self, index: int, total: Floats, deviation: float) -> None:
         if index == 0:
-            self.people = max(1.0, float(total[0]))
+            self.people = min(max(1.0, float(total[0])), LARGEST_FIGURE)
         elif index <= self.steps:
-            self.velocity = MOMENTUM * self.velocity + total / self.people
-            self.weights = np.clip(self.weights - self.rate * self.velocity, -50.0, 50.0)
+            velocity = MOMENTUM * self.velocity + total / max(1.0, self.people)
+            self.velocity = np.clip(velocity, -LARGEST_VELOCITY, LARGEST_VELOCITY)
+            self.weights = _bounded(self.weights - self.rate * self.velocity)
             half = self.steps // 2
             if index > half:
-                self.average = self.average + self.weights / (self.steps - half)
+                self.average = _bounded(self.average + self.weights / (self.steps - half))
         else:
             self.platt = fit_platt(total.reshape(SCORE_BINS, 2), deviation)
 
@@ -118,8 +122,11 @@ class Propensity:
     def restore(self, state: Floats) -> None:
         d = len(self.features)
         values = finite_state(state, 3 * d + 3)
-        if np.abs(values).max() > 1e12:
-            raise ParameterError("propensity state out of range")
+        check_within(values[:d], -LARGEST_WEIGHT, LARGEST_WEIGHT, "weights")
+        check_within(values[d : 2 * d], -LARGEST_VELOCITY, LARGEST_VELOCITY, "velocity")
+        check_within(values[2 * d : -3], -LARGEST_WEIGHT, LARGEST_WEIGHT, "average")
+        check_within(values[-3], 0.0, LARGEST_FIGURE, "people")
+        check_within(values[-2:], -LARGEST_PLATT, LARGEST_PLATT, "Platt map")
         self.weights, self.velocity, self.average = (
             values[:d],
             values[d : 2 * d],
@@ -148,10 +155,14 @@ class Propensity:
         }
 
 
-def score_bin(scores: Floats) -> np.ndarray[Any, np.dtype[np.intp]]:
-    """Public bin of each raw score: 24 bins over [-6, 4], ends included."""
+def score_bin(scores: Floats) -> Floats:
+    """Public bin of each raw score, a whole number: 24 bins over [-6, 4], ends included."""
     scaled = np.floor((scores - SCORE_LOW) / (SCORE_HIGH - SCORE_LOW) * SCORE_BINS)
-    return np.clip(scaled, 0, SCORE_BINS - 1).astype(np.intp)
+    return np.clip(scaled, 0, SCORE_BINS - 1)
+
+
+def _bounded(weights: Floats) -> Floats:
+    return np.clip(weights, -LARGEST_WEIGHT, LARGEST_WEIGHT)
 
 
 def fit_platt(table: Floats, deviation: float) -> Floats:
@@ -174,5 +185,6 @@ def fit_platt(table: Floats, deviation: float) -> Floats:
         curve = mass * chance * (1 - chance) + 1e-9
         a, b, c = (curve * middle**2).sum() + ridge, (curve * middle).sum(), curve.sum() + 1e-9
         step = np.array([c * gradient[0] - b * gradient[1], a * gradient[1] - b * gradient[0]])
-        fitted = np.clip(fitted - step / max(a * c - b * b, 1e-9), -20.0, 20.0)
+        fitted = fitted - step / max(a * c - b * b, 1e-9)
+        fitted = np.clip(fitted, -LARGEST_PLATT, LARGEST_PLATT)
     return np.array([max(fitted[0], 1e-3), fitted[1]])

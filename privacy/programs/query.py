@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from privacy.errors import ParameterError
-from privacy.programs.columns import Category, Columns, Floats, Label, Number, Rows, number
+from privacy.programs.columns import Category, Columns, Floats, Label, Number, Rows, number, one_hot
 from privacy.programs.program import Release, finite_state
 from privacy.programs.rules import Rule
 
@@ -33,7 +33,7 @@ class Query:
     """Measures over the rows that ``where`` selects. Shares of mu^2 are equal.
 
     count: clip 1. sum: clip max(|low|, |high|). mean: the vector ((x - middle)/half, 1) with clip
-    sqrt(2), so that mean = middle + half * total_0 / total_1. histogram: one-hot, clip 1.
+    sqrt(2), so that mean = middle + half * total_0 / total_1. histogram: one-hot, clip 1. No state.
     """
 
     def __init__(
@@ -83,10 +83,8 @@ class Query:
         if measure.kind == "histogram":
             cells = self._cells(measure)
             if isinstance(column, Number):
-                values = np.minimum(np.floor(column.unit(values) * cells), cells - 1)
-            block = np.zeros((count, cells))
-            block[np.arange(count), values.astype(np.intp)] = chosen
-            return block
+                values = np.floor(column.unit(values) * cells)
+            return one_hot(values, cells, chosen)
         bounds = number(self.columns, measure.column or "")
         clipped = np.clip(values, bounds.low, bounds.high)
         if measure.kind == "sum":

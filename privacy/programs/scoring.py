@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from privacy.errors import ParameterError
-from privacy.programs.columns import Columns, Floats, Number, Rows, design, features, weighted
+from privacy.programs.columns import (
+    Columns,
+    Floats,
+    Label,
+    Number,
+    Rows,
+    design,
+    features,
+    weighted,
+)
 from privacy.programs.segment import assign
 
-MOST_WEIGHTS = 10_000
+LARGEST_WEIGHT = 1e6
+"""Of a model's weights and Platt map: with features in [-1, 1] every score is finite."""
+MOST_COLUMNS, MOST_SEGMENT_COLUMNS = 200, 20
+MOST_SEGMENTS = 50
 
 
 @dataclass(frozen=True)
 class PropensityModel:
-    """Linear weights over :func:`privacy.programs.columns.design` and a Platt map."""
+    """Linear weights over :func:`privacy.programs.columns.design` and a Platt map, all within 1e6."""
 
     columns: Columns
     names: tuple[str, ...]
@@ -44,41 +56,75 @@ class SegmentModel:
     centres: Floats
 
     def score(self, rows: Rows) -> Floats:
-        """Index of the nearest centre, (n,), as floats."""
+        """Index of the nearest centre, (n,), as floats; not a number where a value is not."""
         points = []
         for name in self.names:
             column = self.columns[name]
             if not isinstance(column, Number):
                 raise ParameterError(f"{name} is not a number column")
             points.append(2.0 * column.unit(rows[name]) - 1.0)
-        return assign(points, self.centres).astype(np.float64)
+        known = np.isfinite(np.sum(points, axis=0))
+        return np.where(known, assign(points, self.centres).astype(np.float64), np.nan)
 
 
 Model = PropensityModel | SegmentModel
 
+_KEYS = {
+    "propensity": {"kind", "columns", "label", "weights", "platt"},
+    "segment": {"kind", "columns", "centres"},
+}
+
 
 def model_from(columns: Columns, data: Mapping[str, Any]) -> Model:
-    """A model from the plain values in a result. Raises ParameterError if anything is off."""
-    try:
-        names = tuple(str(name) for name in data["columns"])
-        if data["kind"] == "propensity":
-            weights = np.array(data["weights"], dtype=np.float64)
-            platt = np.array(data["platt"], dtype=np.float64)
-            expected = len(features(columns, names))
-            if weights.shape != (expected,) or platt.shape != (2,):
-                raise ParameterError("model has a wrong shape")
-            model: Model = PropensityModel(columns, names, weights, platt)
-        elif data["kind"] == "segment":
-            centres = np.array(data["centres"], dtype=np.float64)
-            if centres.ndim != 2 or centres.shape[1] != len(names) or centres.size > MOST_WEIGHTS:
-                raise ParameterError("model has a wrong shape")
-            if any(not isinstance(columns.get(name), Number) for name in names):
-                raise ParameterError("model uses a column that is not a number")
-            weights, model = centres, SegmentModel(columns, names, centres)
-        else:
-            raise ParameterError("model of an unknown kind")
-    except (KeyError, TypeError, ValueError):
-        raise ParameterError("model does not parse") from None
-    if not bool(np.isfinite(weights).all()):
-        raise ParameterError("model is not finite")
-    return model
+    """A model from the plain values in a result: known keys and columns only, every number finite and
+    bounded. Raises ParameterError if anything is off."""
+    kind = data.get("kind") if isinstance(data, Mapping) else None
+    if not isinstance(kind, str) or kind not in _KEYS:
+        raise ParameterError("model of an unknown kind")
+    if set(data) != _KEYS[kind]:
+        raise ParameterError("model has keys too few or too many")
+    names = _names(data["columns"], MOST_COLUMNS if kind == "propensity" else MOST_SEGMENT_COLUMNS)
+    if kind == "segment":
+        return SegmentModel(columns, names, _centres(columns, names, data["centres"]))
+    label = data["label"]
+    if not isinstance(label, str) or not isinstance(columns.get(label), Label) or label in names:
+        raise ParameterError("model's label is not a label column, or is a feature")
+    weights = _numbers(data["weights"], len(features(columns, names)), LARGEST_WEIGHT)
+    return PropensityModel(columns, names, weights, _numbers(data["platt"], 2, LARGEST_WEIGHT))
+
+
+def _names(value: Any, most: int) -> tuple[str, ...]:
+    names = tuple(_listed(value))
+    if not 1 <= len(names) <= most or not all(isinstance(name, str) for name in names):
+        raise ParameterError("model names no columns, or too many")
+    if len(set(names)) != len(names):
+        raise ParameterError("model names a column twice")
+    return names
+
+
+def _centres(columns: Columns, names: tuple[str, ...], value: Any) -> Floats:
+    """Segment centres, (k, d), in [-1, 1]."""
+    if not all(isinstance(columns.get(name), Number) for name in names):
+        raise ParameterError("model uses a column that is not a number")
+    rows = _listed(value)
+    if not 2 <= len(rows) <= MOST_SEGMENTS:
+        raise ParameterError("model has a wrong shape")
+    return np.stack([_numbers(row, len(names), 1.0) for row in rows])
+
+
+def _numbers(value: Any, count: int, largest: float) -> Floats:
+    """``count`` plain numbers of at most ``largest``, (count,)."""
+    found = _listed(value)
+    if len(found) != count:
+        raise ParameterError("model has a wrong shape")
+    for number in found:
+        # Python compares whole numbers of any size exactly; not a number compares as false
+        if type(number) not in (int, float) or not -largest <= number <= largest:
+            raise ParameterError("model holds what is not a number, or one out of range")
+    return np.array(found, dtype=np.float64)
+
+
+def _listed(value: Any) -> Sequence[Any]:
+    if not isinstance(value, (list, tuple)):
+        raise ParameterError("model does not parse")
+    return value

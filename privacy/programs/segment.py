@@ -16,18 +16,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy.errors import ParameterError
-from privacy.programs.columns import Columns, Floats, Rows, number
-from privacy.programs.program import Release, finite_state
+from privacy.programs.columns import Columns, Floats, Rows, number, one_hot
+from privacy.programs.program import LARGEST_FIGURE, Release, check_within, finite_state
 
 GRID = {1: 64, 2: 20, 3: 8}
 """Cells per axis of the public grid, by number of columns."""
 GRID_SHARE = 0.5
 COUNT_SHARE = 0.4
 """Of each round's squared norm: what the count takes; offsets take the rest."""
+SMALLEST_RADIUS = 0.02
+"""Of a state. The smallest that a program makes is 2/50, for one column and 50 segments."""
 
 
 class Segment:
-    """k segments over ``names``. State: centres in [-1, 1] (k*d), then the radius."""
+    """k segments over ``names``.
+
+    State: centres in [-1, 1] (k*d), the radius in [0.02, 4 sqrt(d)], sizes in [0, 1e15] (k).
+    """
 
     def __init__(self, columns: Columns, names: Sequence[str], k: int, mu2: float) -> None:
         if not 2 <= k <= 50:
@@ -60,13 +65,11 @@ class Segment:
         points = self.points(rows)
         count = len(points[0])
         if self.cells and index == 0:
-            cell = np.zeros(count, dtype=np.intp)
+            cell = np.zeros(count)
             for axis in points:
-                step = np.floor((axis + 1.0) / 2.0 * self.cells).astype(np.intp)
+                step = np.floor((axis + 1.0) / 2.0 * self.cells)
                 cell = cell * self.cells + np.clip(step, 0, self.cells - 1)
-            block = np.zeros((count, self.cells**self.d))
-            block[np.arange(count), cell] = 1.0
-            return block
+            return one_hot(cell, self.cells**self.d, np.ones(count))
         nearest = assign(points, self.centres)
         offsets = [axis - self.centres[nearest, j] for j, axis in enumerate(points)]
         norm = np.sqrt(weigh_squares(offsets))
@@ -89,7 +92,7 @@ class Segment:
         heavy = counts > 3.0 * noise
         moved = self.centres + step / np.maximum(counts, 1.0)[:, None]
         self.centres = np.where(heavy[:, None], np.clip(moved, -1.0, 1.0), self.centres)
-        self.sizes = np.maximum(counts, 0.0)
+        self.sizes = np.clip(counts, 0.0, LARGEST_FIGURE)
         if not self.cells:
             self._reseed(heavy, index)
             self.radius = max(0.1, self.radius * 0.75)
@@ -106,7 +109,7 @@ class Segment:
         self.centres = kmeans(points, weights, self.k, starts=8)
         gap = points - self.centres[assign(list(points.T), self.centres)]
         spread_ = float(np.sqrt((weights * (gap**2).sum(axis=1)).sum() / weights.sum()))
-        self.radius = max(0.1, 1.7 * spread_)
+        self.radius = min(max(0.1, 1.7 * spread_), self._largest_radius())
 
     def _reseed(self, heavy: NDArray[np.bool_], index: int) -> None:
         """Move a centre that holds nobody next to the fullest one (post-processing)."""
@@ -118,14 +121,19 @@ class Segment:
             near = self.centres[order[rank % max(1, int(heavy.sum()))]]
             self.centres[j] = np.clip(near + jitter[j], -1.0, 1.0)
 
+    def _largest_radius(self) -> float:
+        """Beyond the widest that :meth:`_start` finds: 1.7 times the diameter 2 sqrt(d)."""
+        return 4.0 * float(np.sqrt(self.d))
+
     def state(self) -> Floats:
         return np.concatenate([self.centres.ravel(), [self.radius], self.sizes])
 
     def restore(self, state: Floats) -> None:
         values = finite_state(state, self.k * (self.d + 1) + 1)
         radius = float(values[self.k * self.d])
-        if radius <= 0 or np.abs(values[: self.k * self.d]).max() > 1.0:
-            raise ParameterError("segment state out of range")
+        check_within(values[: self.k * self.d], -1.0, 1.0, "centres")
+        check_within(radius, SMALLEST_RADIUS, self._largest_radius(), "radius")
+        check_within(values[self.k * self.d + 1 :], 0.0, LARGEST_FIGURE, "sizes")
         self.centres = values[: self.k * self.d].reshape(self.k, self.d)
         self.radius = radius
         self.sizes = values[self.k * self.d + 1 :]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from client.summing import exact_sum
 from client.table import Snapshot
-from client.tasks.noisy_sum import exact_sum
 from privacy import accounting
 from privacy.programs.columns import Floats, design
 from privacy.programs.propensity import Propensity

@@ -1,7 +1,8 @@
 """``bench match``: two parties and the relay, each a process of its own, over TLS.
 
-Each party reads a Parquet file of hashed identifiers, matches, and writes the matched rows. Measured:
-CPU seconds of both parties and the relay from the moment a party begins to read to the moment its rows
+Each party reads a Parquet file of hashed identifiers, or for a list the audience that it froze of it,
+matches, and writes the matched rows. Measured:
+CPU seconds of both parties and the relay from the moment a party begins to connect to the moment its rows
 are written (programs loaded and kernels compiled before, and reported apart), bytes sealed by both
 parties for each item of the larger set, and the parties' greatest resident memory. The job, the gate's
 ledger and Flower are not part of it. In the same run, where ``--peer-python`` names an environment that
@@ -22,12 +23,14 @@ from typing import Any
 
 import numpy as np
 
+from client.home import Home
 from privacy.errors import RoundFailed
 from privacy.matching import ristretto
 from protos import jobs
 from protos.toml import build
 from simulations import live
 from simulations.alliances import create
+from simulations.audiences import EVERYONE, freeze_all
 from simulations.bench.party import NAMES
 from simulations.bench.report import Row, at_least, at_most
 
@@ -172,6 +175,9 @@ def run(
             ports=(ports[0], ports[1], ports[2]),
         )  # fmt: skip
     wanted = _job(result, cache)
+    if not wanted.match or not wanted.match.is_noisy:  # a list's audience is frozen long before
+        for name in NAMES:
+            _frozen(folder / "alliance" / name)
     (folder / "job").write_bytes(wanted.canonical())
     salt = os.urandom(16)
     code = "from simulations.bench import party;party.main()"
@@ -234,8 +240,14 @@ def _terms(n: int, engine_name: str) -> dict[str, Any]:
                     "other": {"type": "number", "low": 0, "high": 1}},
         "purposes": {PURPOSE: {"kinds": ["match"]}},
         "matching": {"identifiers": ["hashed"], "bucket": 1000, "largest_set": max(n, 1000),
-                     "recipients": NAMES, "engine": engine_name},
+                     "recipients": NAMES, "engine": engine_name, "assumes": "semi_honest"},
     }  # fmt: skip
+
+
+def _frozen(root: Path) -> None:
+    home = Home(root)
+    if not home.config().audiences:
+        freeze_all(home)
 
 
 def _settings(path: Path) -> dict[str, Any]:
@@ -250,6 +262,9 @@ def _job(result: str, cache: str | None) -> jobs.Job:
     if cache:
         table["cache"] = cache
     noisy = result in ("size", "sum")
+    if not noisy:
+        entering = NAMES[1:] if result == "cache" else NAMES[:1] if cache else NAMES
+        table["audiences"] = dict.fromkeys(entering, EVERYONE)
     return build(
         jobs.Job,
         {"name": "online" if cache else result, "kind": "match", "purpose": PURPOSE,

@@ -8,21 +8,16 @@ import os
 import re
 import resource
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
+from client.context import Context
 from client.exchange import open_stream
+from client.freezing import owner
 from client.home import Home
-from client.journal import Journal
-from client.ledger import Ledger
-from client.sets import EarlierSets
-from client.store import Store
-from client.table import Report
 from client.tasks.match import MatchTask
-from client.tasks.noisy_sum import Context
 from privacy.matching import engine, fast
-from protos import jobs
+from protos import addresses, jobs
 
 NAMES = ["left", "right"]
 
@@ -53,27 +48,27 @@ def relay(root: Path) -> None:
 def party(folder: Path, salt: bytes, name: str) -> None:
     """Read, match, write the rows: what a gate's match does, and no more."""
     home = Home(folder / "alliance" / name)
-    home.prepare()
-    contract, identity = home.contract(), home.identity()
     spec = (folder / "job").read_bytes()
-    job = jobs.from_canonical(spec)
-    job_id = jobs.job_id(contract.digest(), spec, salt)
-    store = Store(home.database, home.storage_key(), os.urandom)
-    ledger = Ledger(store, contract, time.time)
-    context = Context(name, contract, contract.digest(), identity, store, ledger, os.urandom)
-    task = MatchTask(
-        context, Journal(store, identity, time.time), job_id, job, partial(open_stream, home),
-        (home.matches, home.audiences, home.caches),
-        EarlierSets(store, home.sets, home.storage_key()),
-    )  # fmt: skip
+    with owner(home) as context:
+        job_id = addresses.job_id(jobs.job_id(context.digest, spec, salt))
+        task = MatchTask(
+            context, job_id, jobs.from_canonical(spec), partial(open_stream, home)
+        )  # fmt: skip
+        _match(home, context, task)
+    sys.stdin.readline()
+
+
+def _match(home: Home, context: Context, task: MatchTask) -> None:
     prepare = _warm(task.uses_fast_lane)
     _say("ready")
     sys.stdin.readline()
     before = usage()[0]
-    task.prepare(home.source(), {}, Report())
     reply = task.run()
     cpu, memory = usage()
-    sent = store.rows("SELECT SUM(size) FROM journal WHERE kind = 'match' AND job = ?", job_id)
+    job_id = task.id
+    sent = context.store.rows(
+        "SELECT SUM(size) FROM journal WHERE kind = 'match' AND job = ?", job_id
+    )
     files = list(home.audiences.glob(f"*{job_id[:8]}.csv"))
     matched = sum(file.read_bytes().count(b"\n") - 1 for file in files)
     if reply.figures:
@@ -84,8 +79,6 @@ def party(folder: Path, salt: bytes, name: str) -> None:
              "engine": reply.engine, "prepare": prepare}
         )
     )  # fmt: skip
-    store.close()
-    sys.stdin.readline()
 
 
 def usage() -> tuple[float, float]:

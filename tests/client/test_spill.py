@@ -7,13 +7,10 @@ import resource
 import signal
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from client.channel import Pins
-from client.sets import EarlierSets
 from client.spill import DiskSpool
-from client.store import Store
 from privacy.errors import ProtocolError, Refused
 from privacy.matching.storage import MemorySpool
 
@@ -114,31 +111,3 @@ def test_pins_hold_both_ways() -> None:
     assert pins.chain("sent", 1, 1) != other.chain("got", 1, 2)
     with pytest.raises(ProtocolError):
         pins.chain("sent", 1, 3)
-
-
-def test_the_difference_rule(tmp_path: Path) -> None:
-    store = Store(tmp_path / "gate.db", KEY, os.urandom)
-    (tmp_path / "sets").mkdir()
-    sets = EarlierSets(store, tmp_path / "sets", KEY)
-    rows = np.frombuffer(os.urandom(32 * 500), np.uint8).reshape(500, 32)
-    tags = np.sort(sets.tags(rows))
-    assert len(np.unique(tags)) == 500
-    assert not (sets.tags(rows) == EarlierSets(store, tmp_path, bytes(32)).tags(rows)).any()
-    sets.keep("job", "email", tags[:450], 1000.0, 30)
-    sets.check("email", tags[:450], 50, 0.0)  # the same set
-    sets.check("email", tags, 50, 0.0)  # 50 more
-    sets.check("phone", tags[:449], 50, 0.0)  # another identifier
-    sets.check("email", tags[:449], 50, 2000.0)  # out of the period
-    sets.check("email", tags[:449], 50, 0.0, withdrawn=tags[449:450])
-    sets.check("email", np.sort(tags[40:490]), 50, 0.0)  # 40 fewer and 40 more: 80
-    for other in (tags[:449], tags[:499], np.sort(tags[20:470])):
-        with pytest.raises(Refused, match="unavailable"):
-            sets.check("email", other, 50, 0.0)
-    sealed = next((tmp_path / "sets").iterdir())
-    assert tags[:1].tobytes() not in sealed.read_bytes()
-    sealed.write_bytes(sealed.read_bytes()[:-1])
-    with pytest.raises(Refused, match="altered"):
-        sets.check("email", tags[:449], 50, 0.0)
-    sets.keep("later", "email", tags[:10], 1000.0 + 31 * 86_400, 30)
-    assert len(list((tmp_path / "sets").iterdir())) == 1  # what left the period is erased
-    store.close()

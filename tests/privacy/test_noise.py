@@ -64,6 +64,41 @@ def test_reproducible_and_bounded() -> None:
             discrete_gaussian(stream(bytes(32)), bad, 1)
 
 
+def test_no_draw_is_made_alone() -> None:
+    """The time of one draw would tell of its size: any number up to 1024 costs the same bytes."""
+
+    def asked(count: int, key: bytes) -> tuple[list[int], list[int]]:
+        sizes: list[int] = []
+        source = stream(key)
+
+        def counted(size: int) -> bytes:
+            sizes.append(size)
+            return source(size)
+
+        return sizes, discrete_gaussian(counted, 1 << 40, count).tolist()
+
+    for key in (bytes(32), b"\x01" * 32, b"\x02" * 32):
+        whole, drawn = asked(noise.SMALLEST_BATCH, key)
+        for count in (0, 1, 2, 100, 1023):
+            sizes, first = asked(count, key)
+            assert sizes == whole
+            assert first == drawn[:count]
+    assert noise.SMALLEST_BATCH >= 1024
+
+
+def test_single_draws_follow_the_exact_law() -> None:
+    """As sizes are drawn: one at a time."""
+    source, support = stream(b"\x05" * 32), np.arange(-9, 10)
+    drawn = np.array([discrete_gaussian(source, 4, 1)[0] for _ in range(4000)])
+    law = np.exp(-(support**2) / 8)
+    law /= law.sum()
+    keep = law * len(drawn) >= 5
+    seen = np.array([(drawn == x).sum() for x in support])
+    observed = np.append(seen[keep], len(drawn) - seen[keep].sum())
+    expected = np.append(law[keep], law[~keep].sum()) * len(drawn)
+    assert stats.chisquare(observed, expected).pvalue > FALSE_ALARM
+
+
 def test_uniform_integers_and_permutations() -> None:
     drawn = below(stream(bytes(32)), 6, 60_000)
     assert stats.chisquare(np.bincount(drawn, minlength=6)).pvalue > FALSE_ALARM

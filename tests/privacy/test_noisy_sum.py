@@ -40,9 +40,6 @@ def test_totals_do_not_depend_on_the_split(seed: int) -> None:
 
 
 def test_bad_values_are_refused() -> None:
-    for bad in (np.nan, np.inf):
-        with pytest.raises(ParameterError):
-            encoding.quantise(np.array([[1.0, bad]]), 1.0)
     for clip in (0.0, -1.0, float("inf")):
         with pytest.raises(ParameterError):
             encoding.quantise(np.ones((1, 1)), clip)

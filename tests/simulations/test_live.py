@@ -19,8 +19,7 @@ import httpx
 import pytest
 
 from client.exchange import open_stream
-from client.journal import verify
-from client.ledger import Ledger
+from client.offline import book
 from client.store import Store
 from privacy.errors import ProtocolError
 from server.cli import submit
@@ -80,13 +79,10 @@ def _processes(pattern: str, home: Path) -> list[int]:
 
 def _standing(live: Live, name: str) -> tuple[float, int]:
     home = live.alliance.partners[name]
-    store = Store(home.database, home.storage_key(), os.urandom)
-    try:
-        verify(store, home.identity().public_key().public_bytes_raw())
-        ledger = Ledger(store, live.alliance.contract, time.time)
-        return ledger.standing().epsilon, ledger.standing().releases
-    finally:
-        store.close()
+    with book(home) as found:
+        found.verified()
+        standing = found.ledger.standing()
+        return standing.epsilon, standing.releases
 
 
 def test_jobs_over_the_network(live: Live) -> None:

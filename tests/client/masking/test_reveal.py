@@ -82,7 +82,7 @@ def test_all_three(office: Office) -> None:
     assert made["phone"].filter(plain).to_list() == ("+86" + raw["phone"].filter(plain)).to_list()
     assert office.journal() == [("reveal phone", "ana")]
     public = office.home.identity().public_key().public_bytes_raw()
-    assert verify(office.store, public) == 1
+    assert verify(office.store, public).entries == 1
 
 
 def test_digits_enciphered_come_back(office: Office) -> None:

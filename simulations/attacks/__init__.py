@@ -1,0 +1,1 @@
+"""What an attacker sees, measured: the lab's attacks on gates."""
