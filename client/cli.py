@@ -193,9 +193,9 @@ def preview(
 @app.command()
 def ledger(home: HomeOption = HERE) -> None:
     """Show what this partner's customers have paid, and the limits."""
-    from client.offline import book
+    from client.offline import owner
 
-    with book(Home(home)) as found:
+    with owner(Home(home), started=True) as found:
         standing = found.ledger.standing()
         lists = found.store.row("SELECT COUNT(*) FROM disclosures")
     rows: list[list[object]] = [
@@ -217,11 +217,11 @@ def score(
 ) -> None:
     """Score this partner's own customers with a delivered model. Nothing leaves."""
     from client.home import write_private
-    from client.offline import book
+    from client.offline import owner
     from client.table import read
 
     partner = Home(home)
-    with book(partner) as found:
+    with owner(partner, started=True) as found:
         contract, held = found.contract, found.models.find(model, unverified=True)
     columns = contract.declared_columns()
     snapshot, _ = read(

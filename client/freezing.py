@@ -17,10 +17,9 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -29,17 +28,12 @@ from client import frozen
 from client.audience import Audience, Members, Tags, Wanted
 from client.context import Context
 from client.frozen import Epoch
-from client.heads import Heads
 from client.home import AudienceRule, Home
-from client.journal import Journal
-from client.ledger import Ledger
-from client.models import Models
-from client.store import Store
+from client.offline import owner as owner
 from client.table import Report
 from privacy.errors import ConfigError, TallystickError
 from privacy.matching.deck import Deck
 from privacy.matching.storage import Spool
-from privacy.randomness import Randomness
 from protos.alliance import Matching
 
 DAY = 86_400.0
@@ -113,35 +107,13 @@ class Refreshed:
     reason: str
 
 
-@contextmanager
-def owner(
-    home: Home,
-    randomness: Randomness = os.urandom,
-    clock: Callable[[], float] = time.time,
-    opener: Callable[..., Store] = Store,
-) -> Iterator[Context]:
-    """What the owner's own commands work with: the same books as the gate's, beside it."""
-    config, contract, identity = home.config(), home.contract(), home.identity()
-    home.prepare()
-    store = opener(home.database, home.storage_key(), randomness)
-    try:
-        journal = Journal(store, identity, clock)
-        heads = Heads(store, journal, contract, config.name, identity, clock)
-        ledger = Ledger(store, journal, contract, heads.confirmed)
-        yield Context(
-            config.name, home, config, contract, contract.digest(), identity, store, journal,
-            ledger, heads, Models(store, contract), randomness,
-        )  # fmt: skip
-    finally:
-        store.close()
-
-
 def freeze(at: Context, name: str, confirm: Callable[[Found], bool]) -> Found | None:
     """Freeze an audience of ``partner.toml`` if ``confirm``, shown what was found, says so; None if not.
 
     Raises ConfigError for a definition that cannot be frozen (fewer people than the contract's smallest
     cohort, more identifiers than its largest set), DataError for the table.
     """
+    at = _now(at)
     rule, matching = _rule(at, name), _matching(at)
     kinds = _kinds(at, name, rule, matching)
     with _alone(at.home, name):
@@ -188,7 +160,7 @@ def due(at: Context) -> list[str]:
     """Audiences that freeze themselves and whose last epoch is older than they say. One that was never
     frozen is its owner's to begin."""
     found = []
-    for name, rule in at.config.audiences.items():
+    for name, rule in _now(at).config.audiences.items():
         last = frozen.newest(at.store, name)
         if rule.every_days and last and last.time + rule.every_days * DAY <= at.ledger.now():
             found.append(name)
@@ -198,7 +170,7 @@ def due(at: Context) -> list[str]:
 def refresh(at: Context) -> list[Refreshed]:
     """Freeze what is due, as long as no more people came or went than its definition allows; where that is
     not so, or the table cannot be read, the last epoch goes on serving and the owner is to be told."""
-    results = []
+    results, at = [], _now(at)
     for name in due(at):
         most = at.config.audiences[name].largest_change
         seen: list[Found] = []
@@ -238,6 +210,11 @@ def prune(at: Context) -> None:
 
 
 # ---------------------------------------------------------------------- what is looked at
+
+
+def _now(at: Context) -> Context:
+    """With ``partner.toml`` as it is now: a gate that runs for weeks read it when it started."""
+    return replace(at, config=at.home.config())
 
 
 def _rule(at: Context, name: str) -> AudienceRule:

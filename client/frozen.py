@@ -16,7 +16,7 @@ is. The owner is shown how many they are before freezing (:mod:`client.freezing`
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from typing import Any
 
 from client.audience import Audience, Members, Tagger, Wanted
 from client.context import Context
-from client.home import Home
+from client.home import AudienceRule, Home
 from client.spill import DiskSpool
 from client.store import Store
 from client.tasks import caches
@@ -107,7 +107,7 @@ def use(at: Context, spec: MatchJob) -> Epoch | None:
 
 
 def _serving(at: Context, spec: MatchJob, name: str, found: Epoch | None) -> Epoch:
-    if name not in at.config.audiences or found is None:
+    if found is None or name not in _defined(at.home):
         raise Refused(Code.UNAVAILABLE, "no such audience, or it was never frozen")
     if found.until <= at.ledger.now():
         raise Refused(
@@ -118,6 +118,14 @@ def _serving(at: Context, spec: MatchJob, name: str, found: Epoch | None) -> Epo
     if not set(spec.identifiers) <= set(found.identifiers):
         raise Refused(Code.UNAVAILABLE, f"audience {name}: was frozen without such identifiers")
     return found
+
+
+def _defined(home: Home) -> Mapping[str, AudienceRule]:
+    """The audiences of ``partner.toml`` as it is now: what its owner takes out serves no more at once."""
+    try:
+        return home.config().audiences
+    except ConfigError as error:
+        raise Refused(Code.UNAVAILABLE, str(error)) from None
 
 
 # ---------------------------------------------------------------------- the table of epochs

@@ -332,7 +332,16 @@ class Gate:
             if self._open_stream is None:
                 raise Refused(Code.POLICY, "no exchange here")
             frozen.check(self.context, job)
-        self.ledger.require(job.mu2(self.contract))
+        price = self._price(job)
+        self.ledger.require(price.mu2, price.delta)
+
+    def _price(self, job: jobs.Job) -> Charge:
+        """What a job may charge in all."""
+        mu2 = job.mu2(self.contract)
+        if job.match is None:
+            return Charge("plan", mu2, 0.0)
+        price = job.match.price(self.contract, mu2) if mu2 else []
+        return Charge("match", sum(p[1] for p in price), sum(p[2] for p in price))
 
     def _expire_idle(self) -> None:
         """Jobs that nobody asked about for long are closed."""
@@ -362,9 +371,7 @@ class Gate:
         """In the journal with its price before the first handshake: the head in that says so."""
         if job.match is None or self.journal.is_open(job_id):
             return
-        price = job.match.price(self.contract, job.mu2(self.contract))
-        mu2, delta = sum(p[1] for p in price), sum(p[2] for p in price)
-        self.journal.open(job_id, bytes.fromhex(job_id), Charge("match", mu2, delta))
+        self.journal.open(job_id, bytes.fromhex(job_id), self._price(job))
 
     def _release(self, request: wire.Request, job_id: JobId) -> wire.ReplyBody:
         task, job = self._task(job_id), self._job(job_id)

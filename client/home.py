@@ -3,8 +3,8 @@
 partner.toml        private: data source, column mapping, rules that may only be stricter
 alliance.toml       the contract, once signed by all and installed by ``check``
 keys/               identity.key, node.key, tls.key, storage.key (mode 0600)
-state/              gate.db, gate.sock, logs, audiences/ (results); snapshots/, matches/, sets/,
-                    caches/ (encrypted)
+state/              gate.db, gate.sock, logs, admitted.json (how the table is read), audiences/ (results);
+                    snapshots/, matches/, frozen/, caches/, jobkeys/ (encrypted)
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class Home:
         self.snapshots = self.state / "snapshots"
         self.audiences = self.state / "audiences"
         self.matches = self.state / "matches"
-        self.sets = self.state / "sets"
+        self.frozen = self.state / "frozen"
         self.caches = self.state / "caches"
 
     def config(self) -> PartnerConfig:
@@ -196,7 +196,7 @@ class Home:
 
     def prepare(self) -> None:
         """Create the state folders, private to this user."""
-        folders = (self.snapshots, self.audiences, self.matches, self.sets, self.caches)
+        folders = (self.snapshots, self.audiences, self.matches, self.frozen, self.caches)
         for folder in (self.state, *folders):
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o700)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 
 import grpc
 
+from client import freezing
 from client.exchange import open_stream
 from client.gate import Delivery, Gate
 from client.home import Home
@@ -20,6 +22,9 @@ from privacy.errors import TallystickError
 from protos import console, logs, wire
 
 METHOD = "/tallystick.v1.Gate/Handle"
+log = logging.getLogger("tallystick.gate")
+BETWEEN_LOOKS = 3600.0
+"""Seconds between two looks for audiences that are due."""
 WAIT = 120.0
 """Seconds the node waits for the gate; the gate answers "working" long before."""
 _OPTIONS = [
@@ -90,6 +95,15 @@ class GateClient:
         self._channel.close()
 
 
+def _freeze_what_is_due(gate: Gate) -> None:
+    """Audiences that their owner lets freeze themselves; what was not frozen is in the log for the owner."""
+    try:
+        for found in freezing.refresh(gate.context):
+            log.info("audience %s: %s", found.audience, "frozen" if found.frozen else found.reason)
+    except TallystickError as error:
+        log.warning("audiences: %s", error)
+
+
 def main(root: Path) -> int:
     """Run the gate process until a signal stops it. Returns the exit code."""
     logs.configure()
@@ -109,10 +123,13 @@ def main(root: Path) -> int:
         return 2
     server = GateServer(gate, home.socket)
     server.start()
-    parent = os.getppid()
+    parent, looked = os.getppid(), time.monotonic()
     while not stop.wait(1.0):
         if os.getppid() != parent:  # the supervisor is gone: do not linger
             break
+        if time.monotonic() - looked > BETWEEN_LOOKS:
+            looked = time.monotonic()
+            _freeze_what_is_due(gate)
     server.stop()
     gate.close()
     home.socket.unlink(missing_ok=True)

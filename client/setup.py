@@ -25,6 +25,9 @@ name = "{name}"
 # [data]
 # source = "customers.csv"
 # person = "customer_id"              # key of a customer
+# key = "trimmed"                     # when two keys are one person: "exact", "trimmed", "caseless"
+# delimiter = ";"                     # of a CSV whose heading leaves it open
+# line_breaks = false                 # true: quoted cells hold line breaks, and quotes are RFC 4180's
 # region = "CN"                       # of telephone numbers without a country code
 # [data.columns]                      # contract's name = your name
 # [data.identifiers]                  # email, phone, id_card, device_id
@@ -36,6 +39,14 @@ purposes = []
 largest_epsilon = 0.0                 # for one job
 send_lists_to = []                    # partners that may receive match lists from you
 upload_to = []                        # platforms that match lists may be prepared for
+# assumes = "semi_honest"             # what holds only while every party runs this code: see `sign`
+
+# [limits]                            # what others may make this gate do: docs/alliance.md
+
+# [audiences.loyal]                   # for lists, pseudonyms and caches: `audience freeze loyal`
+# rule = "frequency >= 4"             # over your columns and model:NAME; without: every customer
+# valid_days = 92
+# uses = 4
 
 # [masking.approvers]                 # who may approve that tokens are turned back: `reveal new-approver`
 """

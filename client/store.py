@@ -52,10 +52,14 @@ class Store:
             )
             if not existed:
                 path.chmod(0o600)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.execute("PRAGMA secure_delete=ON")
-            schema.prepare(self._db)
+            try:
+                self._db.execute("PRAGMA journal_mode=WAL")
+                self._db.execute("PRAGMA synchronous=FULL")
+                self._db.execute("PRAGMA secure_delete=ON")
+                schema.prepare(self._db)
+            except BaseException:
+                self._db.close()
+                raise
 
     def close(self) -> None:
         """Close the database."""

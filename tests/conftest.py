@@ -27,7 +27,9 @@ COLUMNS: dict[str, dict[str, Any]] = {
 }
 
 
-def terms(partners: int = 3, **privacy: Any) -> dict[str, Any]:
+def terms(
+    partners: int = 3, matching: dict[str, Any] | None = None, **privacy: Any
+) -> dict[str, Any]:
     return {
         "version": 1,
         "name": "trial",
@@ -54,7 +56,8 @@ def terms(partners: int = 3, **privacy: Any) -> dict[str, Any]:
             "bucket": 64,
             "largest_set": 1000,
             "recipients": ["bank"],
-        },
+        }
+        | (matching or {}),
     }
 
 

@@ -7,6 +7,7 @@ use of it. The receiver enters nothing when a cache is made.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -93,6 +94,15 @@ def keep(at: Context, name: str, peer: str, made: Kept) -> None:
         " epoch = excluded.epoch",
         peer, name, int(made.receives), made.job, at.ledger.now(), sealed, made.audience, made.epoch,
     )  # fmt: skip
+
+
+def prune(at: Context) -> None:
+    """Erase caches of earlier periods, and tokens of caches that were replaced."""
+    at.store.execute("DELETE FROM caches WHERE time <= ?", at.ledger.since())
+    kept = {row[0] for row in at.store.rows("SELECT job FROM caches WHERE receives = 1")}
+    for folder in at.home.caches.iterdir():
+        if folder.name not in kept and not (at.home.matches / folder.name).exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def count(at: Context, job: JobId, made_by: str, asked: int, most: int) -> None:

@@ -285,6 +285,7 @@ class MatchTask:
         name, number = (epoch.audience, epoch.number) if epoch else ("", 0)
         kept_as = caches.Kept(made, self.id, receives, name, number)
         caches.keep(self.at, self.job.name, self._peers[0], kept_as)
+        caches.prune(self.at)
         return wire.MatchReply(is_receiver=receives, engine=made.engine)
 
     def _from_cache(self, match: Match, channel: MatchChannel) -> wire.MatchReply:

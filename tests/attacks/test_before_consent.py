@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import tomllib
 from collections.abc import Callable
 from typing import Any
 
@@ -11,12 +12,14 @@ import tomli_w
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client.gate import Gate
+from client.home import Limits
 from protos import wire
 from protos.refusal import Code
 from protos.toml import read_toml
 from simulations.alliances import Alliance
 from simulations.room import Room
 from tests.attacks.hostile import Hostile, count
+from tests.conftest import ROOT
 
 
 def limited(alliance: Alliance, name: str = "bank", **limits: Any) -> None:
@@ -152,3 +155,10 @@ def test_a_disk_that_is_too_small_fails_after_the_charge(
         (home.matches / ("0" * 32) / "big").unlink()
         assert hostile.release("bank", opened, [0]).HasField("masked")  # mended: the same charge
         assert hostile.charged("bank") == 1
+
+
+def test_the_documented_limits_are_the_defaults() -> None:
+    text = (ROOT / "docs" / "alliance.md").read_text()
+    block = text.split("<!-- file: limits.toml -->")[1].split("```toml")[1].split("```")[0]
+    assert Limits(**tomllib.loads(block)["limits"]) == Limits()
+    assert set(tomllib.loads(block)["limits"]) == set(Limits.model_fields)

@@ -438,6 +438,16 @@ def test_a_set_over_the_cap_is_cut_down_to_it(alliance_of: Callable[..., Allianc
         assert abs(found["size"] - 241 * 256 / 291) < 7 * found["deviation"] + 20
 
 
+def test_a_cache_that_was_replaced_is_erased(alliance_of: Callable[..., Alliance]) -> None:
+    alliance = alliance_of(TWO)
+    with Room(alliance) as room:
+        for _ in range(2):
+            room.run(matching("evening", "cache"))
+        assert len(list(alliance.partners["bank"].caches.iterdir())) == 1
+        room.run(matching("one", "list", cache="evening"))
+        assert people(room, "bank", "one") == customers(range(200, 300))
+
+
 def test_a_cache_is_of_one_identifier(alliance_of: Callable[..., Alliance]) -> None:
     with Room(alliance_of(TWO), patience=2.0) as room:
         room.run(matching("evening", "cache"))

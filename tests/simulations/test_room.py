@@ -11,6 +11,7 @@ from privacy.errors import ConfigError, RoundFailed
 from protos import jobs, wire
 from server.tasks.noisy_sum import Memory, NoisySumDrive
 from simulations.alliances import Alliance
+from simulations.audiences import define, freeze_all
 from simulations.room import Room
 from tests.conftest import PROPENSITY, QUERY, SEGMENT, job
 
@@ -118,18 +119,25 @@ def test_the_coordinator_holds_masked_vectors_only(make_alliance: Callable[..., 
 
 
 def test_learning_scoring_and_a_joint_audience(make_alliance: Callable[..., Alliance]) -> None:
-    with Room(make_alliance(epsilon=60.0, epsilon_per_person=90.0)) as room:
+    alliance = make_alliance(
+        epsilon=60.0, epsilon_per_person=90.0, matching={"assumes": "semi_honest"}
+    )
+    with Room(alliance) as room:
         room.run(job(**PROPENSITY))
         room.run(job(**SEGMENT))
         found = room.run(job(name="quality", kind="evaluate", epsilon=2.0,
                              evaluate={"model": "propensity"})).result  # fmt: skip
         assert 0.0 <= found["auc"] <= 1.0
-        rules = {"bank": "propensity >= 0.0", "shop": "segment >= 0 and age >= 18"}
-        match = {"identifier": "email", "parties": ["bank", "shop"], "rules": rules}
+        rules = {"bank": "model:propensity >= 0.0", "shop": "model:segment >= 0 and age >= 18"}
+        match = {"identifier": "email", "parties": ["bank", "shop"]}
         size = room.run(job(name="joint", kind="match", epsilon=4.0,
-                            match={**match, "result": "size"})).result  # fmt: skip
+                            match={**match, "rules": rules, "result": "size"})).result  # fmt: skip
         assert abs(size["size"] - 100) < 7 * size["deviation"]
-        room.run(job(name="list", kind="match", match={**match, "result": "list"}))
+        for name, rule in rules.items():
+            define(alliance.partners[name], "members", rule=rule)
+            freeze_all(alliance.partners[name])
+        named = {"result": "list", "audiences": {"bank": "members", "shop": "members"}}
+        room.run(job(name="list", kind="match", match={**match, **named}))
         files = list(room.alliance.partners["bank"].audiences.glob("list-*.csv"))
         lines = files[0].read_text().splitlines()
         assert lines[0] == "person"
@@ -139,6 +147,7 @@ def test_learning_scoring_and_a_joint_audience(make_alliance: Callable[..., Alli
         assert gate.store.rows("SELECT kind, recipient, purpose FROM disclosures") == [
             ("match list", "bank", "insight")
         ]
+        assert gate.store.rows("SELECT audience, epoch FROM disclosures") == [("members", 1)]
 
 
 def test_lists_go_to_the_contracts_recipients_only(make_alliance: Callable[..., Alliance]) -> None:
@@ -152,14 +161,15 @@ def test_lists_go_to_the_contracts_recipients_only(make_alliance: Callable[..., 
 
 
 def test_a_rule_that_needs_a_model_nobody_delivered(make_alliance: Callable[..., Alliance]) -> None:
-    with Room(make_alliance(), patience=2.0) as room:
-        wanted = job(
-            name="joint", kind="match", epsilon=1.0,
-            match={"identifier": "email", "parties": ["bank", "shop"], "result": "size",
-                   "rules": {"bank": "propensity >= 0.7"}},
-        )  # fmt: skip
-        with pytest.raises(RoundFailed, match="bank refused: policy"):
-            room.run(wanted)
+    with Room(make_alliance(matching={"assumes": "semi_honest"}), patience=2.0) as room:
+        for rule in ("model:propensity >= 0.7", "propensity >= 0.7"):
+            wanted = job(
+                name="joint", kind="match", epsilon=1.0,
+                match={"identifier": "email", "parties": ["bank", "shop"], "result": "size",
+                       "rules": {"bank": rule}},
+            )  # fmt: skip
+            with pytest.raises(RoundFailed, match="bank refused: policy"):
+                room.run(wanted)
 
 
 def test_nothing_private_in_what_a_partner_stores_in_the_clear(
@@ -174,13 +184,14 @@ def test_nothing_private_in_what_a_partner_stores_in_the_clear(
         assert "C00001" not in dump
 
 
-def test_a_job_sees_the_rows_of_its_start(make_alliance: Callable[..., Alliance]) -> None:
+def test_a_job_sees_the_rows_of_its_first_release(make_alliance: Callable[..., Alliance]) -> None:
     alliance = make_alliance()
     with Room(alliance, patience=2.0) as room:
         wanted, salt = job(**{**QUERY, "epsilon": 6.0}), bytes(16)
         job_id = jobs.job_id(alliance.contract.digest(), wanted.canonical(), salt)
         drive = NoisySumDrive(room.rounds(job_id), wanted, salt, Memory())
         drive._hello_and_prepare()
+        drive._release([1])
         for home in alliance.partners.values():
             Path(home.source().location).unlink()
         total, deviation = drive._release([0])[0]

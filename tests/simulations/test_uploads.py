@@ -18,6 +18,7 @@ from client.masking.uploads import upload
 from privacy.errors import ConfigError, Refused
 from protos.toml import read_toml
 from simulations.alliances import Alliance, create
+from simulations.audiences import EVERYONE, freeze_all
 from simulations.room import Room
 from tests.conftest import data_settings, job, terms, write_csv
 from tests.postgres import load
@@ -67,7 +68,12 @@ def alliance_of(tmp_path: Path) -> Callable[..., Alliance]:
 
 
 def _matched(room: Room) -> str:
-    wanted: dict[str, Any] = {"identifier": "email", "parties": ["bank", "shop"], "result": "list"}
+    for home in room.alliance.partners.values():
+        freeze_all(home)
+    wanted: dict[str, Any] = {
+        "identifier": "email", "parties": ["bank", "shop"], "result": "list",
+        "audiences": {"bank": EVERYONE, "shop": EVERYONE},
+    }  # fmt: skip
     room.run(job(name="joint", kind="match", epsilon=0.0, match=wanted))
     (path,) = room.alliance.partners["bank"].audiences.glob("joint-*.csv")
     return path.stem
