@@ -130,7 +130,9 @@ class Gate:
         )  # fmt: skip
         self._open_stream = open_stream
         self._lock, self._registry = threading.Lock(), threading.Lock()
-        self._workers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="gate")
+        self._workers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="gate")
+        # A match may wait ten minutes for a peer that never comes: sums do not wait behind it.
+        self._matchers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="match")
         self._running: dict[str, Future[wire.ReplyBody]] = {}
         self._tasks: dict[str, NoisySumTask] = {}
         self._matches: dict[str, MatchTask] = {}
@@ -140,7 +142,8 @@ class Gate:
         """Stop accepting work and close the database; matches stay to be resumed."""
         for task in list(self._matches.values()):
             task.stop()
-        self._workers.shutdown(wait=True, cancel_futures=True)
+        for pool in (self._matchers, self._workers):
+            pool.shutdown(wait=True, cancel_futures=True)
         self.refusals.flush()
         self.store.close()
 
@@ -250,7 +253,8 @@ class Gate:
                     self._running = {k: f for k, f in self._running.items() if not f.done()}
                 if len(self._running) >= MOST_RUNNING:
                     raise Refused(Code.BUSY, "too many questions are being worked on")
-                future = self._running[key] = self._workers.submit(self._work, kind, request, job)
+                pool = self._matchers if kind == "match" else self._workers
+                future = self._running[key] = pool.submit(self._work, kind, request, job)
         try:
             return future.result(timeout=self.patience)
         except NotYet:

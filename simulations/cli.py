@@ -14,6 +14,8 @@ from privacy.errors import ParameterError
 from protos import console
 
 app = console.new_app("Simulate an alliance, run the demo, print the benchmarks.")
+attack = console.new_app("Attack the gates as a coordinator and all other partners together could.")
+app.add_typer(attack, name="attack")
 
 DataOption = Annotated[
     Path | None, typer.Option("--data", help="folder with data files the installation lacks")
@@ -29,6 +31,7 @@ class Bench(StrEnum):
     PROPENSITY = "propensity"
     MATCH = "match"
     MASK = "mask"
+    GATE = "gate"
 
 
 @app.command()
@@ -132,7 +135,7 @@ def bench(
     ] = None,
 ) -> None:
     """Print a benchmark's table."""
-    from simulations.bench import learning, masking, matching, report, rounds
+    from simulations.bench import gate, learning, masking, matching, report, rounds
 
     if peer_python is not None and not peer_python.is_file():
         raise ParameterError("--peer-python: no such file")
@@ -142,8 +145,40 @@ def bench(
         Bench.PROPENSITY: learning.propensity,
         Bench.MATCH: matching.match,
         Bench.MASK: masking.mask,
+        Bench.GATE: gate.gate,
     }[which]
     typer.echo(report.render(str(which), measure(data, quick, peer_python), as_json))
+
+
+@attack.command()
+def differ(
+    messages: Annotated[int, typer.Option(min=1, help="how many, to each of two gates")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="which messages and tables")] = 1,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.0, help="stop after so long, whatever was sent by then")
+    ] = None,
+) -> None:
+    """Tell two gates that are equal but for their tables the same; print every difference."""
+    from simulations import demo as show
+    from simulations.attacks import differ as attacks
+
+    told = 0
+
+    def progress(report: attacks.Report) -> None:
+        nonlocal told
+        for found in report.found[told:]:
+            typer.echo(str(found), err=True)
+        told = len(report.found)
+        typer.echo(
+            f"{report.messages} messages, {told} differences, {report.seconds:.0f} s", err=True
+        )
+
+    seconds = float("inf") if minutes is None else 60.0 * minutes
+    with show.folder_for_a_run(keep=False) as root:
+        report = attacks.run(messages, seed, root, seconds=seconds, say=progress)
+    typer.echo(report.render())
+    if report.found:
+        raise typer.Exit(1)
 
 
 main = console.entry(app)

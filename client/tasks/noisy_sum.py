@@ -26,6 +26,7 @@ from google.protobuf.message import Message
 from client.context import Context
 from client.journal import Charge
 from client.snapshots import Rows
+from client.summing import exact_sum, made_up
 from privacy import accounting
 from privacy.errors import ParameterError, ProtocolError, Refused, TallystickError, WireError
 from privacy.noisy_sum import encoding, masks, rounds
@@ -47,6 +48,7 @@ class NoisySumTask:
         self.program: Program = job.program(context.contract)
         self.plan = tuple(self.program.plan())
         self.plan_digest = plan_digest(self.plan)
+        self._made_up = made_up(context.contract.declared_columns(), job.columns())
 
     # ------------------------------------------------------------------ hello
 
@@ -170,6 +172,7 @@ class NoisySumTask:
         if fresh:
             for index in fresh:
                 self._check_mask_keys(index)
+                self._rehearse(index)
             self._charge(fresh, pin, request.state)
             stored |= self._answer(fresh, transcript, digest, pin, rows)
         return wire.MaskedReply(
@@ -197,6 +200,14 @@ class NoisySumTask:
                 masks.agree(own.mask, key)
             except ProtocolError:
                 raise Refused(Code.ROSTER, f"a mask key of {peer} is not one") from None
+
+    def _rehearse(self, index: int) -> None:
+        """The sum over rows that the contract makes up: what fails there is refused, and costs nothing."""
+        try:
+            exact_sum(self.program, index, self.plan[index], self._made_up)
+        except Exception as error:
+            reason = str(error) if isinstance(error, TallystickError) else ""
+            raise Refused(Code.PLAN, f"{type(error).__name__} {reason}".strip()) from None
 
     def _charge(self, indexes: list[int], pin: bytes, state: bytes) -> None:
         """The first transaction: price and pin of every release, and the state that it belongs to."""

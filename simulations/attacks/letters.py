@@ -29,7 +29,9 @@ SHARED = 3
 
 @dataclass
 class Known:
-    """What the attacker holds of one job. ``hello``, ``prepared``, ``masked``: the bank's statements."""
+    """What the attacker holds of one job. ``hello``, ``prepared``, ``masked``: the bank's statements;
+    ``hellos``: what it prepared for, ``sent``: what it was last asked to; ``keys``, ``shares``: what comes
+    with a release; ``invited``: whose gates opened the match."""
 
     spec: bytes
     salt: bytes
@@ -39,6 +41,7 @@ class Known:
     hello: wire.Signed | None = None
     prepared: wire.PreparedReply | None = None
     masked: dict[int, wire.MaskedVector] = field(default_factory=dict)
+    sent: list[wire.Signed] = field(default_factory=list)
     hellos: list[wire.Signed] = field(default_factory=list)
     keys: list[wire.Signed] = field(default_factory=list)
     shares: list[wire.Share] = field(default_factory=list)
@@ -138,6 +141,7 @@ class Letters:
             known.hello = body.hello
         if body.HasField("prepared"):
             known.prepared, known.keys = body.prepared, []
+            known.hellos = known.sent or known.hellos
         for vector in body.masked.vectors:
             known.masked[vector.index] = vector
 
@@ -166,8 +170,7 @@ class Letters:
                 hellos.append(hellos[0])
             elif step.twist == "stranger":
                 hellos[0].party = "nobody"
-            if step.twist in ("", "again"):
-                known.hellos = hellos if known.hello else []
+            known.sent = hellos
             return wire.Prepare(hellos=hellos)
         return wire.Prepare(hellos=known.hellos)
 
@@ -178,7 +181,7 @@ class Letters:
             if twist == "clocks":
                 said.time += 3 * 86_400
             else:
-                said.digest, said.time = bytes(32), said.time + 1
+                said.sequence, said.digest, said.time = 0, bytes(32), said.time + 1
             heads[-1] = wire.state(self._peers[name], name, said)
         key = bytes(32) if twist == "low order" else masks.public_key(self._private(known, name))
         plan = bytes(32) if twist == "plan" else plan_digest(known.plan)
@@ -196,7 +199,7 @@ class Letters:
             self._prepare_peers(known)
         keys, shares = list(known.keys), list(known.shares)
         if step.twist in ("low order", "other cohort", "few keys"):
-            keys[0] = self._peer_keys(list(self._peers)[0], known, step.twist)
+            keys[0] = self._peer_keys(next(iter(self._peers)), known, step.twist)
         elif step.twist == "leave out" and keys:
             keys.pop()
         elif step.twist == "no shares":

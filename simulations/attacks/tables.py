@@ -41,6 +41,8 @@ COLUMNS: dict[str, dict[str, Any]] = {
 HEAD = ["id", *COLUMNS, "mail", "mobile"]
 BAD = ["", "n/a", "nan", "inf", "1_000", "maybe", "-", "\u00bd", "1e999"]
 EXTREMES = ["-0.0", "5e-324", "1e308", "-1e308", "18", "90", "1e-300", "89.999999999999999", "0"]
+SIZES = {"added": [49, 64, 0, 63, 110], "replaced": [100, 1, 50], "other": [64, 130, 55]}
+"""People in the first table: around the smallest cohort and the multiples that sets are padded to."""
 LIMITS = {
     "open_jobs": 12, "messages_per_hour": 500_000, "releases_per_hour": 200_000,
     "matches_per_day": 5_000,
@@ -94,12 +96,12 @@ def _odd(number: int, rng: Random) -> Person:
     return found
 
 
-def pair(mode: str, rng: Random) -> tuple[list[Person], list[Person]]:
-    """The bank's rows in both worlds."""
+def pair(mode: str, rng: Random, turn: int) -> tuple[list[Person], list[Person]]:
+    """The bank's rows in both worlds. ``turn``: how often the mode was there before; sizes go round."""
     if mode == "empty":
         return [], [person(n, rng) for n in range(150)]
-    sizes = {"added": [0, 49, 49, 63, 64, 110], "replaced": [1, 50, 100], "other": [55, 64, 130]}
-    rows = [person(n, rng) for n in range(rng.choice(sizes[mode]))]
+    sizes = SIZES[mode]
+    rows = [person(n, rng) for n in range(sizes[turn % len(sizes)])]
     if mode == "added":
         more = list(rows)
         more.insert(rng.randint(0, len(rows)), rng.choice([person, _odd])(900_001, rng))
@@ -118,6 +120,10 @@ def pair(mode: str, rng: Random) -> tuple[list[Person], list[Person]]:
     usable = [row for row in other if row["rare"] in "01" and row["age"] not in BAD]
     for row in rng.sample(usable, min(len(usable), rng.choice([0, 5]))):
         other += [row | {"age": "20", "wild": "7"}] * rng.randint(1, 3)
+    # lines that are nobody's: no key, or a quote that is never closed
+    other += [
+        _odd(900_100, rng) | {"id": rng.choice(["", '"open'])} for _ in range(rng.choice([0, 2]))
+    ]
     rng.shuffle(other)
     return rows, other
 
@@ -143,7 +149,7 @@ def terms(kind: str) -> dict[str, Any]:
         "name": "trial",
         "expires": datetime(9000, 1, 1, tzinfo=UTC),
         "privacy": {
-            "epsilon": 20.0, "epsilon_per_person": 60.0, "delta": 1e-5, "period_days": 365,
+            "epsilon": 8.0, "epsilon_per_person": 24.0, "delta": 1e-5, "period_days": 365,
             "smallest_cohort": 50, "colluders": 1, "dropouts": shape["dropouts"],
             "partners_per_person": 2, "rows_per_person": shape["rows"],
         },

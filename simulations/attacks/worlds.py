@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -184,9 +184,13 @@ class World:
         """Write the message of a step with this world's statements, send it, look at what comes."""
         for draws in self._draws.values():
             draws.restart(step.number)
+        known = self.letters.known(step.slot)
+        together = step.kind == "match" and not step.seal and self._waits(known)
+        if together and not self._invited(known):
+            step, together = replace(step, kind="status"), False  # it would wait for ten minutes
         seen, envelope = Seen(), self.letters.envelope(step)
         known = self.letters.known(step.slot)
-        if step.kind == "match" and not step.seal and self._opened(known):
+        if together:
             self._match(step, known, envelope, seen)
         else:
             started = time.perf_counter()
@@ -195,21 +199,24 @@ class World:
             seen.replies[TARGET] = self._look(TARGET, reply, step, known)
         return seen
 
-    def _opened(self, known: Known) -> bool:
-        """Whether the bank would wait for the others, and all of them agree to come."""
-        gate, spec = self.gates[TARGET], known.match
-        found = gate.store.row("SELECT state FROM jobs WHERE id = ?", known.id)
-        if found is None or found[0] != "open" or spec is None:
-            return False
-        for name in spec.parties:
+    def _waits(self, known: Known) -> bool:
+        """Whether the bank would wait for the others of a match."""
+        found = self.gates[TARGET].store.row("SELECT state FROM jobs WHERE id = ?", known.id)
+        return found is not None and found[0] == "open" and known.match is not None
+
+    def _invited(self, known: Known) -> bool:
+        """Whether all others agree to come."""
+        parties = known.match.parties if known.match else ()
+        for name in parties:
             if name != TARGET and name not in known.invited:
                 body = self.letters.hello(known)
+                body.heads.extend(g.heads.own() for n, g in self.gates.items() if n != name)
                 reply = self.gates[name].handle(
                     self.letters.plain(name, known.id, f"invite {name}", hello=body), Delivery()
                 )
                 if _body(reply).HasField("hello"):
                     known.invited.add(name)
-        return set(spec.parties) <= {TARGET, *known.invited}
+        return set(parties) <= {TARGET, *known.invited}
 
     def _match(self, step: Step, known: Known, envelope: bytes, seen: Seen) -> None:
         names = known.match.parties if known.match else ()
@@ -230,7 +237,9 @@ class World:
                 break
             for name in names:  # nobody else comes: the coordinator gives up
                 if running[name] in left:
-                    stop = self.letters.plain(name, known.id, f"{step.number} stop", cancel=wire.Cancel())
+                    stop = self.letters.plain(
+                        name, known.id, f"{step.number} stop", cancel=wire.Cancel()
+                    )
                     self.gates[name].handle(stop, Delivery())
         seen.seconds = time.perf_counter() - started
 
@@ -279,7 +288,9 @@ class World:
     def spent(self) -> float:
         """Share of the contract's epsilon that is used up at the bank."""
         standing = self.gates[TARGET].ledger.standing()
-        return max(standing.epsilon / standing.epsilon_limit, standing.person / standing.person_limit)
+        return max(
+            standing.epsilon / standing.epsilon_limit, standing.person / standing.person_limit
+        )
 
 
 def frozen_in_both(

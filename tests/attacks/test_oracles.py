@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from privacy.programs.query import Query
 from protos import wire
 from protos.refusal import Code
 from simulations.alliances import Alliance
 from simulations.room import Room
 from tests.attacks.hostile import Hostile, Opened
-from tests.conftest import PROPENSITY, SEGMENT, job, write_csv
+from tests.conftest import PROPENSITY, QUERY, SEGMENT, job, write_csv
 
 SMALLEST = 5e-324
 ODD = [
@@ -124,3 +125,35 @@ def test_what_depends_on_rows_is_told_to_nobody_by_a_refusal(
         else:
             assert reply.HasField("masked")
         assert hostile.charged("bank") == 1
+
+
+@pytest.mark.parametrize(
+    "where",
+    ['region == "nowhere"', 'age == "x"', 'not (region != "nowhere")', 'returned == "yes"'],
+)
+def test_a_question_that_nobody_can_answer_is_refused_before_it_is_charged(
+    hostile: Hostile, where: str
+) -> None:
+    """It failed over rows, and was answered over none: an empty table was told from another."""
+    opened = hostile.new(job(name="ask", kind="query", epsilon=0.5,
+                             query={"measures": ["count"], "where": where}))  # fmt: skip
+    assert hostile.hello("bank", opened).refusal.code == Code.PLAN
+    assert hostile.charged("bank") == 0
+
+
+def test_a_program_that_cannot_run_is_refused_before_it_is_charged(
+    room: Room, hostile: Hostile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any other of that kind: the sum is rehearsed over rows that the contract makes up."""
+
+    def broken(self: Query, index: int, rows: Any) -> Any:
+        if len(rows["age"]):
+            raise ValueError("secret-customer-row")
+
+    opened = hostile.open(job(**QUERY))
+    with monkeypatch.context() as patched:
+        patched.setattr(Query, "contribution", broken)
+        assert hostile.release("bank", opened, [0]).refusal.code == Code.PLAN
+    assert hostile.charged("bank") == 0
+    assert "secret" not in str(room.gates["bank"].store.rows("SELECT reason FROM refusals"))
+    assert hostile.release("bank", opened, [0]).HasField("masked")
