@@ -34,6 +34,7 @@ from client.table import Report
 from privacy.errors import ConfigError, TallystickError
 from privacy.matching.deck import Deck
 from privacy.matching.storage import Spool
+from privacy.programs import rules
 from protos.alliance import Matching
 
 DAY = 86_400.0
@@ -67,6 +68,7 @@ class Found:
     uses: int
     until: float
     limit: int
+    rule: str | None
 
     @property
     def changed(self) -> int:
@@ -79,6 +81,7 @@ class Found:
         day = datetime.fromtimestamp(self.until, UTC).strftime("%Y-%m-%d")
         said = [
             f"{self.audience}, epoch {self.epoch}: {self.people} people ({kinds})",
+            f"rule: {self.rule or 'every customer'}",
             f"serves until {day}, for {self.uses} exact result(s)",
         ]
         if self.left_out:
@@ -116,6 +119,7 @@ def freeze(at: Context, name: str, confirm: Callable[[Found], bool]) -> Found | 
     at = _now(at)
     rule, matching = _rule(at, name), _matching(at)
     kinds = _kinds(at, name, rule, matching)
+    _check_pinned(name, rule)
     with _alone(at.home, name):
         last = frozen.newest(at.store, name)
         number = last.number + 1 if last else 1
@@ -144,6 +148,13 @@ def freeze(at: Context, name: str, confirm: Callable[[Found], bool]) -> Found | 
                 kinds, commitment,
             )  # fmt: skip
             with at.store.transaction():
+                # An older epoch serves no more, also not through a cache that is being made of it just now.
+                at.store.execute(
+                    "UPDATE epochs SET uses = used WHERE audience = ? AND NOT EXISTS (SELECT 1 FROM caches"
+                    " WHERE caches.audience = epochs.audience AND caches.epoch = epochs.epoch"
+                    " AND receives = 0)",
+                    name,
+                )
                 if _exposed(at, name) != exposed:
                     raise ConfigError(
                         f"audiences.{name}", "was used while it was read; freeze it again"
@@ -154,6 +165,18 @@ def freeze(at: Context, name: str, confirm: Callable[[Found], bool]) -> Found | 
             shutil.rmtree(unfinished, ignore_errors=True)
     prune(at)
     return found
+
+
+def _check_pinned(name: str, rule: AudienceRule) -> None:
+    """A later model of the same name must not change who is in an audience. Raises ConfigError."""
+    parsed = rules.parse(rule.rule) if rule.rule else None
+    for model in sorted(parsed.models) if parsed else ():
+        if "@" not in model:
+            raise ConfigError(
+                f"audiences.{name}.rule",
+                f"{model}: name the job that made it too, {model}@JOB (`score` lists what there is), so that"
+                " a later model of that name does not change who is in the audience",
+            )
 
 
 def due(at: Context) -> list[str]:
@@ -179,6 +202,10 @@ def refresh(at: Context) -> list[Refreshed]:
             seen.append(found)
             return found.changed <= most
 
+        last = frozen.newest(at.store, name)
+        if last is not None and last.rule != at.config.audiences[name].rule:
+            results.append(Refreshed(name, False, "its rule changed: freeze it by hand once"))
+            continue
         try:
             made = freeze(at, name, confirm)
         except (TallystickError, OSError) as error:
@@ -282,7 +309,7 @@ def _found(
     until = at.ledger.now() + rule.valid_days * DAY
     return Found(
         name, number, audience.people, audience.left_out, distinct, last, tuple(close), rule.uses,
-        until, at.config.limits.exact_disclosures,
+        until, at.config.limits.exact_disclosures, rule.rule,
     )  # fmt: skip
 
 

@@ -30,14 +30,14 @@ from datetime import UTC, datetime
 from client import frozen
 from client.context import Context, Parts
 from client.heads import Heads
-from client.home import Home
+from client.home import Home, write_private
 from client.journal import Charge, Journal
 from client.ledger import Ledger
 from client.limits import Bounds
 from client.models import Models
 from client.outcomes import agreed_by, outcome_of
 from client.refusals import Refusals
-from client.snapshots import Snapshots
+from client.snapshots import Rows, Snapshots
 from client.store import Store
 from client.tasks.match import MatchTask
 from client.tasks.noisy_sum import NoisySumTask
@@ -65,6 +65,8 @@ LONGEST_LIFE = 3600
 """Seconds an envelope may be valid."""
 MOST_NONCES = 200_000
 LARGEST_SPEC = 1 << 20
+LARGEST_KEPT = 4096
+"""Bytes of a specification that are kept once the job is over."""
 MOST_RUNNING = 64
 """Answers kept for a coordinator that never asks again, before they are thrown away."""
 HOUR = 3600.0
@@ -116,7 +118,7 @@ class Gate:
         self.store = store(home.database, home.storage_key(), randomness)
         self.journal = Journal(self.store, self.identity, clock)
         self.heads = Heads(self.store, self.journal, self.contract, self.name, self.identity, clock)
-        self.ledger = Ledger(self.store, self.journal, self.contract, self.heads.confirmed)
+        self.ledger = Ledger(self.store, self.journal, self.contract, self.heads.confirmed, clock)
         self.models = Models(self.store, self.contract)
         self.refusals = Refusals(self.store, clock)
         self.bounds = Bounds(self.config.limits, monotonic, cpu)
@@ -136,6 +138,7 @@ class Gate:
         self._running: dict[str, Future[wire.ReplyBody]] = {}
         self._tasks: dict[str, NoisySumTask] = {}
         self._matches: dict[str, MatchTask] = {}
+        self._abandon_if_restored()
         self._sweep()
 
     def close(self) -> None:
@@ -199,7 +202,8 @@ class Gate:
             raise Unsigned(Code.BAD_SIGNATURE, "not signed by the contract's coordinator") from None
 
     def _open(self, request: wire.Request) -> None:
-        """Contract, addressee, expiry, nonce and rate. Raises Refused."""
+        """Rate, contract, addressee, expiry and nonce. Raises Refused."""
+        self.bounds.message()
         if request.contract != self.digest:
             raise Refused(Code.WRONG_CONTRACT, "the coordinator holds another contract")
         if request.partner != self.name:
@@ -208,13 +212,13 @@ class Gate:
         if self._now() >= self.contract.expires:
             raise Refused(Code.EXPIRED, f"the contract expired on {self.contract.expires:%Y-%m-%d}")
         if not now < request.expires <= now + LONGEST_LIFE:
-            off = request.expires - now
+            hours = (request.expires - now) / HOUR
             raise Refused(
-                Code.EXPIRED, f"the envelope expires {off:+.0f} s from now by this machine's clock"
+                Code.EXPIRED,
+                f"the envelope expires {hours:+.0f} h from now by this machine's clock",
             )
         if len(request.nonce) != NONCE_BYTES:
             raise Refused(Code.MALFORMED, "nonce")
-        self.bounds.message()
         with self.store.transaction():
             if self.store.row("SELECT 1 FROM nonces WHERE nonce = ?", request.nonce):
                 raise Refused(Code.REPLAYED, "this envelope was answered before")
@@ -316,13 +320,26 @@ class Gate:
             found = self.store.row("SELECT COUNT(*) FROM jobs WHERE state = 'open'")
             if found is not None and found[0] >= self.config.limits.open_jobs:
                 raise Refused(Code.BUSY, "partner.toml: limits.open_jobs is reached")
+            self.bounds.job()
             now = self.clock()
-            self.store.execute(
-                "INSERT INTO jobs VALUES (?, ?, ?, ?, 'open', NULL, NULL)", job_id, spec, now, now
-            )
+            with self.store.transaction():
+                self.store.execute(
+                    "INSERT INTO jobs VALUES (?, ?, ?, ?, 'open', NULL, NULL)",
+                    job_id, spec, now, now,
+                )  # fmt: skip
+                self.store.put_secret(job_id, "spec", self._bound(spec))
         if self._job(job_id).match:
-            return wire.ReplyBody(hello=self.heads.own())
+            return wire.ReplyBody(hello=self._own_once(job_id))
         return wire.ReplyBody(hello=self._task(job_id).hello())
+
+    def _own_once(self, job_id: JobId) -> wire.Signed:
+        """This gate's head as it was when the job was opened: asked again, it is the same bytes."""
+        stored = self.store.reply(job_id, "hello", b"")
+        if stored is not None:
+            return wire.parse(wire.Signed, stored)
+        head = self.heads.own()
+        self.store.put_reply(job_id, "hello", b"", wire.serialise(head))
+        return head
 
     def _check(self, job: jobs.Job) -> None:
         """All that can be judged before anything is charged. Raises Refused, LedgerExhausted."""
@@ -363,6 +380,8 @@ class Gate:
             raise Refused(Code.POLICY, "not a match")
         if self._open_stream is None:
             raise Refused(Code.POLICY, "no exchange here")
+        if self.store.row("SELECT 1 FROM replies WHERE job = ? AND step = 'match'", job_id) is None:
+            self.parts.check(job, self.contract, self.home.config())  # as the rules are now
         with self._registry:
             if job_id not in self._matches:
                 self.bounds.match()
@@ -376,16 +395,49 @@ class Gate:
         if job.match is None or self.journal.is_open(job_id):
             return
         self.journal.open(job_id, bytes.fromhex(job_id), self._price(job))
+        self._mark()
 
     def _release(self, request: wire.Request, job_id: JobId) -> wire.ReplyBody:
-        task, job = self._task(job_id), self._job(job_id)
-        self.bounds.release(len(request.release.indexes))
-
-        return wire.ReplyBody(
-            masked=task.release(
-                request.release, lambda: self.snapshots.rows(job_id, job, self.clock())
+        started = self.bounds.started()
+        try:
+            task, job = self._task(job_id), self._job(job_id)
+            return wire.ReplyBody(
+                masked=task.release(
+                    request.release,
+                    lambda: self._rows(job_id, job),
+                    self.bounds.release,
+                )
             )
-        )
+        except Refused as refused:
+            if refused.code != Code.FAILED:  # nothing was charged: this was work before consent
+                self.bounds.worked(started)
+            raise
+
+    def _rows(self, job_id: JobId, job: jobs.Job) -> Rows:
+        """After a charge: first mark how far the journal is, then read."""
+        self._mark()
+        return self.snapshots.rows(job_id, job, self.clock())
+
+    def _mark(self) -> None:
+        """Write the journal's head down outside the database, so that a database that was put back is seen
+        at start by this gate itself."""
+        sequence, digest = self.journal.head()
+        mark = f"{sequence} {digest.hex()}".encode()
+        write_private(self.home.mark, self.store.seal("mark", mark))
+
+    def _abandon_if_restored(self) -> None:
+        """Open jobs of a database that is behind the mark are over: what they answered since is forgotten,
+        and answering again would be a second draw for one charge. The peers find the missing charges."""
+        if not self.home.mark.exists():
+            return
+        sequence, digest = self.store.unseal("mark", self.home.mark.read_bytes()).split()
+        if self.journal.at(int(sequence)) == bytes.fromhex(digest.decode()):
+            return
+        log.warning("the database is older than this gate's mark: open jobs are over")
+        with self.store.transaction():
+            for (job,) in self.store.rows("SELECT id FROM jobs WHERE state = 'open'"):
+                self.journal.close(job, "abandoned")
+            self.store.execute("UPDATE jobs SET state = 'abandoned' WHERE state = 'open'")
 
     def _finish(self, finish: wire.Finish, job_id: JobId) -> wire.ReplyBody:
         """Take the model, erase keys, shares, replies and snapshot, sign the journal's head."""
@@ -396,16 +448,18 @@ class Gate:
             raise Refused(Code.JOB_CLOSED, f"the job is {found[1]}")
         outcome = bytes(found[2] or b"")
         if found[1] == "open":
-            job = jobs.from_canonical(found[0])
+            job = self._job(job_id)
             if finish.model:
                 task = self._task(job_id)
                 outcome = outcome_of(task, job, finish, self.contract)
-                outcome = outcome or agreed_by(self.heads, task, job_id, finish)
-                if not outcome:
-                    return wire.ReplyBody(finish=wire.FinishReply())  # ask again with T heads
+                agreed = agreed_by(self.heads, task, job_id, finish, outcome)
+                if not agreed:  # say what was found, if this gate can tell; ask again with T heads
+                    head = self.heads.own(job_id, outcome) if outcome else None
+                    return wire.ReplyBody(finish=wire.FinishReply(head=head))
+                outcome = agreed
             with self.store.transaction():
                 if finish.model:
-                    self.models.keep(job.name, job_id, finish.model, self.journal.now())
+                    self.models.keep(job.name, job_id, finish.model, self.clock())
                     self.journal.record("model kept", job_id, finish.model, self.name)
                 self.store.execute("UPDATE jobs SET outcome = ? WHERE id = ?", outcome, job_id)
                 self._close_rows(job_id, "done")
@@ -429,13 +483,24 @@ class Gate:
             raise Refused(Code.UNKNOWN_JOB, "this job was never opened here")
         if found[1] != "open":
             raise Refused(Code.JOB_CLOSED, f"the job is {found[1]}")
+        if self.store.secret(job_id, "spec") != self._bound(found[0]):
+            raise Refused(
+                Code.STORAGE, "the job is not the one that was opened, or of another contract"
+            )
         return jobs.from_canonical(found[0])
+
+    def _bound(self, spec: bytes) -> bytes:
+        """What a job is opened as: its specification under this contract."""
+        return hashlib.sha256(self.digest + spec).digest()
 
     def _task(self, job_id: JobId) -> NoisySumTask:
         job = self._job(job_id)
         if job.match:
             raise Refused(Code.POLICY, "a match is not a noisy sum")
         if job_id not in self._tasks:
+            self.parts.check(
+                job, self.contract, self.config
+            )  # rules may have changed since it was opened
             self._tasks = {job_id: NoisySumTask(self.context, job_id, job)}
         return self._tasks[job_id]
 
@@ -446,8 +511,10 @@ class Gate:
 
     def _close_rows(self, job_id: JobId, state: str) -> None:
         self.store.execute(
-            "UPDATE jobs SET state = ? WHERE id = ? AND state = 'open'", state, job_id
-        )
+            "UPDATE jobs SET state = ?, spec = CASE WHEN length(spec) > ? THEN x'' ELSE spec END"
+            " WHERE id = ? AND state = 'open'",
+            state, LARGEST_KEPT, job_id,
+        )  # fmt: skip
         self.store.erase(job_id)
         self.journal.close(job_id, state)
 

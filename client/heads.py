@@ -44,7 +44,8 @@ class Head:
 
 
 class Heads:
-    """Heads of one contract's parties. ``clock`` gives seconds since the epoch."""
+    """Heads of one contract's parties; one that was signed under an earlier contract counts as well, as the
+    journal is one. ``clock`` gives seconds since the epoch."""
 
     def __init__(
         self,
@@ -58,6 +59,7 @@ class Heads:
         self._store, self._journal, self._contract = store, journal, contract
         self._me, self._identity, self._clock = me, identity, clock
         self._digest = contract.digest()
+        self._proved: dict[bytes, int | None] = {}
 
     # ------------------------------------------------------------------ what this gate states
 
@@ -67,7 +69,7 @@ class Heads:
         mu2, delta = self._journal.spent()
         head = wire.JournalHead(
             contract=self._digest, sequence=sequence, digest=digest, time=int(self._clock()),
-            mu2=mu2, delta=delta, job=job, outcome=outcome,
+            mu2=mu2, delta=delta, job=job, outcome=outcome, anchors=self._journal.anchors(),
         )  # fmt: skip
         return wire.state(self._identity, self._me, head)
 
@@ -77,13 +79,11 @@ class Heads:
         found = [
             wire.parse(wire.Signed, bytes(signed))
             for party, signed in self._store.rows(
-                "SELECT party, signed FROM heads WHERE contract = ? AND signed IS NOT NULL"
-                " ORDER BY party",
-                self._digest,
+                "SELECT party, signed FROM heads WHERE signed IS NOT NULL ORDER BY party"
             )
             if party in wanted
         ]
-        return [*found, self.own()]
+        return [*(signed for signed in found if self._proof(wire.serialise(signed))), self.own()]
 
     # ------------------------------------------------------------------ what others state
 
@@ -96,15 +96,21 @@ class Heads:
             raise Refused(Code.PROTOCOL, "a journal head's signature does not fit") from None
         sums = (said.mu2, said.delta)
         fits = (
-            said.contract == self._digest
-            and 0 <= said.sequence <= LARGEST_SEQUENCE
+            0 <= said.sequence <= LARGEST_SEQUENCE
             and said.time <= LATEST
             and len(said.digest) == 32
+            and len(said.anchors) <= 64
             and all(math.isfinite(value) and value >= 0.0 for value in sums)
         )
         if not fits:
             raise Refused(Code.PROTOCOL, f"a journal head of {signed.party} is out of bounds")
         return Head(signed.party, said, signed)
+
+    def _read_of(self, speaker: str, signed: wire.Signed) -> Head | None:
+        """A head in a statement: the speaker's own must hold; one of another's earlier key is nothing."""
+        if signed.party == speaker:
+            return self.read(signed)
+        return self.read(signed) if self._proof(wire.serialise(signed)) is not None else None
 
     def take(self, statements: Mapping[str, Sequence[wire.Signed]]) -> None:
         """Compare what the parties in ``statements`` state with what is held, then keep what is newer.
@@ -119,7 +125,7 @@ class Heads:
         clocks: list[int] = []
         for party, signed in statements.items():
             self._check_count(signed)
-            found = [self.read(each) for each in signed]
+            found = [head for each in signed if (head := self._read_of(party, each)) is not None]
             if party != self._me:
                 own = [head for head in found if head.party == party]
                 if len(own) != 1:
@@ -131,19 +137,19 @@ class Heads:
                         self._note_vouched(party, head)
             theirs += [head for head in found if head.party != self._me]
         self._check_own(ours)
-        for head in theirs:
-            self._keep(head)
+        for head in theirs:  # what somebody holds of a third is no proof of what that one says now
+            self._keep(head, now=head.signed in statements.get(head.party, ()))
         self._check_clock(clocks)
 
     def note(self, heads: Iterable[wire.Signed]) -> None:
-        """Heads that the coordinator brings along: the same comparison, nobody need be among them."""
+        """Heads that the coordinator brings along, of whatever age: newer ones are kept."""
         heads = list(heads)
         self._check_count(heads)
         found = [self.read(each) for each in heads]
         self._check_own([head for head in found if head.party == self._me])
         for head in found:
             if head.party != self._me:
-                self._keep(head)
+                self._keep(head, now=False)
 
     def _check_count(self, heads: Sequence[wire.Signed]) -> None:
         """Before a signature is looked at."""
@@ -153,12 +159,26 @@ class Heads:
     def confirmed(self) -> float:
         """The latest time that c + 1 other partners' signed heads confirm (of the other one at K = 2), and
         this machine's clock does not contradict; 0 while too few have spoken."""
-        times = self._store.rows(
-            "SELECT time FROM heads WHERE contract = ? AND party != ? ORDER BY time DESC",
-            self._digest, self._me,
-        )  # fmt: skip
+        times = sorted(self._times(), reverse=True)
         needed = self._needed()
-        return min(float(times[needed - 1][0]), self._clock()) if len(times) >= needed else 0.0
+        return min(float(times[needed - 1]), self._clock()) if len(times) >= needed else 0.0
+
+    def _times(self) -> list[int]:
+        """What each other partner signed: a row of the table proves nothing."""
+        rows = self._store.rows("SELECT signed FROM heads WHERE signed IS NOT NULL")
+        return [self._proof(bytes(data)) or 0 for (data,) in rows]
+
+    def _proof(self, data: bytes) -> int | None:
+        """The time that a stored head states, None where the party's key in this contract did not sign it: a
+        head belongs to a key, and one of a key that was replaced is history."""
+        if data not in self._proved:
+            if len(self._proved) > 4 * len(self._contract.parties) + 100:
+                self._proved.clear()
+            try:
+                self._proved[data] = self.read(wire.parse(wire.Signed, data)).said.time
+            except (Refused, WireError):
+                self._proved[data] = None
+        return self._proved[data]
 
     def _needed(self) -> int:
         return min(self._contract.privacy.colluders + 1, len(self._contract.parties) - 1)
@@ -167,9 +187,11 @@ class Heads:
         lost = [head for head in ours if not self._journal.knows(head.said)]
         if not lost:
             return
-        last = max(lost, key=lambda head: (head.said.sequence, head.said.mu2))
+        last = max(lost, key=lambda head: (head.said.mu2, head.said.sequence))
         with self._store.transaction():
-            self._journal.restore(last.said, wire.serialise(last.signed))
+            for head in sorted(lost, key=lambda head: (-head.said.mu2, -head.said.sequence)):
+                if not self._journal.knows(head.said):
+                    self._journal.restore(head.said, wire.serialise(head.signed))
             for (job,) in self._store.rows("SELECT id FROM jobs WHERE state = 'open'"):
                 self._journal.close(job, "abandoned")
             self._store.execute("UPDATE jobs SET state = 'abandoned' WHERE state = 'open'")
@@ -179,30 +201,34 @@ class Heads:
             " backup. It goes on from there, charged with what that head says was spent; open jobs are over",
         )
 
-    def _keep(self, head: Head) -> None:
-        """A head that was signed later than the one held, and is behind it, or beside it, means that its
-        journal was restored. One that was signed earlier is merely old."""
+    def _keep(self, head: Head, *, now: bool) -> None:
+        """A head that its party states ``now``, signed later than the one held and behind it or beside it,
+        means that its journal was restored. One that was signed earlier is merely old."""
         seen = self._store.row(
-            "SELECT sequence, digest, time FROM heads WHERE party = ? AND contract IN (?, x'')"
+            "SELECT sequence, digest, time, signed FROM heads WHERE party = ?"
             " ORDER BY sequence DESC LIMIT 1",
-            head.party, self._digest,
-        )  # fmt: skip
+            head.party,
+        )
+        if seen is not None and seen[3] is not None and self._proof(bytes(seen[3])) is None:
+            seen = None
         said = head.said
         if seen is not None:
             sequence, digest, time = int(seen[0]), bytes(seen[1]), int(seen[2])
             behind = said.sequence < sequence
             other = said.sequence == sequence and said.digest != digest
-            if other or (behind and said.time > time):
+            if now and (other or (behind and said.time > time)):
                 raise Refused(
                     Code.ROLLED_BACK, f"the journal of {head.party} is not what it signed before"
                 )
-            if behind or said.time < time:
+            if behind or other or said.time < time:
                 return
-        self._store.execute(
-            "INSERT OR REPLACE INTO heads VALUES (?, ?, ?, ?, ?, ?)",
-            self._digest, head.party, said.sequence, said.digest, said.time,
-            wire.serialise(head.signed),
-        )  # fmt: skip
+        with self._store.transaction():
+            self._store.execute("DELETE FROM heads WHERE party = ?", head.party)
+            self._store.execute(
+                "INSERT INTO heads VALUES (?, ?, ?, ?, ?, ?)",
+                said.contract, head.party, said.sequence, said.digest, said.time,
+                wire.serialise(head.signed),
+            )  # fmt: skip
 
     def _note_vouched(self, party: str, head: Head) -> None:
         if self._journal.at(head.said.sequence) == head.said.digest:

@@ -3,8 +3,9 @@
 partner.toml        private: data source, column mapping, rules that may only be stricter
 alliance.toml       the contract, once signed by all and installed by ``check``
 keys/               identity.key, node.key, tls.key, storage.key (mode 0600)
-state/              gate.db, gate.sock, logs, admitted.json (how the table is read), audiences/ (results);
-                    snapshots/, matches/, frozen/, caches/, jobkeys/ (encrypted)
+state/              gate.db, mark (how far its journal was), gate.sock, logs, admitted.json (how the table
+                    is read), audiences/ (results); snapshots/, matches/, frozen/, caches/ and jobkeys/
+                    (encrypted)
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ class Limits(Strict):
     """
 
     open_jobs: int = Field(default=8, ge=1, le=1000)
+    jobs_per_day: int = Field(default=2_000, ge=1)
     messages_per_hour: int = Field(default=50_000, ge=10)
     cpu_seconds_per_hour: int = Field(default=900, ge=1)
     releases_per_hour: int = Field(default=20_000, ge=1)
@@ -135,6 +137,7 @@ class Home:
         self.audiences = self.state / "audiences"
         self.matches = self.state / "matches"
         self.frozen = self.state / "frozen"
+        self.mark = self.state / "mark"
         self.caches = self.state / "caches"
 
     def config(self) -> PartnerConfig:
@@ -211,7 +214,11 @@ def unfinished(path: Path) -> Path:
 def new_private(path: Path) -> Iterator[BinaryIO]:
     """A file only this user can read, that is there whole after the body or not at all."""
     temporary = unfinished(path)
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    temporary.unlink(
+        missing_ok=True
+    )  # of a process that was killed; never written into: it may be another's
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    handle = os.open(temporary, flags, 0o600)
     try:
         with os.fdopen(handle, "wb") as target:
             yield target

@@ -68,8 +68,9 @@ class Charge:
 
 @dataclass(frozen=True)
 class Charged:
-    """A charge as the journal has it."""
+    """A charge as the journal has it: in which entry, and when it counts from."""
 
+    sequence: int
     time: float
     job: str
     charge: Charge
@@ -119,8 +120,8 @@ class Entry:
         if self.kind in (CHARGE, RESTORED, CARRIED):
             return [
                 Charged(
-                    float(row.get("time", self.time)), str(row.get("job", self.job)),
-                    Charge(str(row["release"]), float(row["mu2"]), float(row["delta"])),
+                    self.sequence, float(row.get("time", self.time)), str(row.get("job", self.job)),
+                    _positive(Charge(str(row["release"]), float(row["mu2"]), float(row["delta"]))),
                 )
                 for row in json.loads(self.body)["charges"]
             ]  # fmt: skip
@@ -148,7 +149,7 @@ class Journal:
     def __init__(self, store: Store, key: Ed25519PrivateKey, clock: Callable[[], float]) -> None:
         self._store, self._key, self._clock = store, key, clock
         self._public = key.public_key().public_bytes_raw()
-        self._sequence, self._digest, self._time = 0, GENESIS, 0.0
+        self._sequence, self._digest = 0, GENESIS
         self._charged: list[Charged] = []
         self._restored: list[wire.JournalHead] = []
         self._opened: dict[str, Charge] = {}
@@ -161,8 +162,9 @@ class Journal:
 
     def head(self) -> tuple[int, bytes]:
         """Sequence and digest of the last entry; (0, zeros) at the start."""
-        self.sync()
-        return self._sequence, self._digest
+        with self._store.transaction():
+            self._sync()
+            return self._sequence, self._digest
 
     def at(self, sequence: int) -> bytes | None:
         """Digest of entry ``sequence``, if it exists."""
@@ -174,41 +176,50 @@ class Journal:
         return bytes(found[0]) if found else None
 
     def knows(self, head: wire.JournalHead) -> bool:
-        """Whether this journal has a head of its own, or went on from one that came after it."""
-        self.sync()
-        return self.at(head.sequence) == head.digest or any(
-            head.sequence <= later.sequence for later in self._restored
+        """Whether this journal has a head of its own, or went on from one that came after it and was charged
+        for as much."""
+        with self._store.transaction():
+            self._sync()
+        return self.at(head.sequence) == head.digest or (
+            any(head.sequence <= later.sequence for later in self._restored) and self._paid(head)
         )
+
+    def _paid(self, head: wire.JournalHead) -> bool:
+        """Whether as much was charged when this journal was restored. What heads state is spent in all, so a
+        later one states more."""
+        return any(head.mu2 <= later.mu2 for later in self._restored)
 
     def spent(self) -> tuple[float, float]:
         """mu^2 and delta charged in all, and what open jobs may still charge."""
-        self.sync()
-        mu2 = math.fsum(c.charge.mu2 for c in self._charged)
-        delta = math.fsum(c.charge.delta for c in self._charged)
-        for job, price in self._opened.items():
-            used = [c.charge for c in self._charged if c.job == job]
-            mu2 += max(0.0, price.mu2 - math.fsum(c.mu2 for c in used))
-            delta += max(0.0, price.delta - math.fsum(c.delta for c in used))
-        return mu2, delta
+        with self._store.transaction():
+            self._sync()
+            mu2 = math.fsum(c.charge.mu2 for c in self._charged)
+            delta = math.fsum(c.charge.delta for c in self._charged)
+            for job, price in self._opened.items():
+                used = [c.charge for c in self._charged if c.job == job]
+                mu2 += max(0.0, price.mu2 - math.fsum(c.mu2 for c in used))
+                delta += max(0.0, price.delta - math.fsum(c.delta for c in used))
+            return mu2, delta
+
+    def anchors(self) -> list[wire.Anchor]:
+        """Entries 1, 2, 4, ... before the last: by them a restored journal finds how much of it is that which
+        was signed."""
+        sequence, _ = self.head()
+        steps = [sequence - (1 << k) for k in range(sequence.bit_length())]
+        found = [(step, self.at(step)) for step in steps if step > 0]
+        return [wire.Anchor(sequence=s, digest=digest) for s, digest in found if digest]
 
     def is_open(self, job: str) -> bool:
         """Whether a job was opened here and not closed."""
-        self.sync()
-        return job in self._opened
+        with self._store.transaction():
+            self._sync()
+            return job in self._opened
 
     def charged(self) -> Sequence[Charged]:
         """Every charge, in order."""
-        self.sync()
-        return self._charged
-
-    def now(self) -> float:
-        """The time of the next entry: never before the last one."""
-        return max(self._clock(), self._time)
-
-    def sync(self) -> None:
-        """Take in what another process appended. Raises BrokenJournal."""
         with self._store.transaction():
             self._sync()
+            return list(self._charged)
 
     def _sync(self) -> None:
         last = self._store.row("SELECT digest FROM journal WHERE sequence = ?", self._sequence)
@@ -231,7 +242,6 @@ class Journal:
         if entry.kind == RESTORED and (head := _restored_from(entry, self._public)) is not None:
             self._restored.append(head)
         self._sequence, self._digest = entry.sequence, digest
-        self._time = max(self._time, entry.time)
 
     def _check_signature(self) -> None:
         """One signature at the end vouches for the whole chain."""
@@ -262,9 +272,10 @@ class Journal:
         """The same for a stream that was hashed as it went."""
         self._append(kind, job, size, content, recipient, None)
 
-    def charge(self, job: str, charges: Sequence[Charge]) -> None:
-        """Journal what is charged for a job."""
-        self._append_body(CHARGE, job, {"charges": [_plain(charge) for charge in charges]})
+    def charge(self, job: str, charges: Sequence[Charge], time: float | None = None) -> None:
+        """Journal what is charged for a job. ``time``: from when it counts; this clock's if None."""
+        counted = {} if time is None else {"time": time}
+        self._append_body(CHARGE, job, {"charges": [_plain(c) | counted for c in charges]})
 
     def open(self, job: str, what: bytes, price: Charge) -> None:
         """Journal that a job begins, and what it may charge in all. ``what``: digest of who takes part."""
@@ -280,17 +291,24 @@ class Journal:
         """Go on from a head of our own that a peer held and that this journal does not have.
 
         ``proof``: that head as signed. What was charged up to it and is missing here is charged again: all
-        that the head says was spent, less what this journal had spent by the head's time.
+        that the head says was spent, less what this journal had spent by the last entry that both have, which
+        the head's anchors show. Where nothing does, all of it.
         """
         with self._store.transaction():
             self._sync()
-            known = [c.charge for c in self._charged if c.time < head.time + 1]  # whole seconds
+            both = max(
+                (a.sequence for a in head.anchors if self.at(a.sequence) == a.digest), default=0
+            )
+            known = [c.charge for c in self._charged if c.sequence <= both]
             lost = Charge(
                 RESTORED,
-                max(0.0, head.mu2 - sum(c.mu2 for c in known)),
+                0.0 if self._paid(head) else max(0.0, head.mu2 - sum(c.mu2 for c in known)),
                 max(0.0, head.delta - sum(c.delta for c in known)),
             )
-            body = {"charges": [_plain(lost)], "head": proof.hex()}
+            # It counts from the latest time that anything shows: a clock set back must not date it out of the
+            # running period.
+            time = max([self._clock(), float(head.time), *(c.time for c in self._charged)])
+            body = {"charges": [_plain(lost) | {"time": time}], "head": proof.hex()}
             self._append_body(RESTORED, "", body, at=max(head.sequence, self._sequence))
 
     def _carry(self) -> None:
@@ -298,6 +316,8 @@ class Journal:
         rows = self._store.rows("SELECT time, job, release, mu2, delta FROM carried ORDER BY rowid")
         if not rows:
             return
+        if self._store.row("SELECT 1 FROM journal WHERE version > 1"):
+            raise BrokenJournal(self._sequence)  # only the migration writes there, before any entry
         names = ("time", "job", "release", "mu2", "delta")
         charges = [dict(zip(names, row, strict=True)) for row in rows]
         self._append_body(CARRIED, "", {"charges": charges})
@@ -315,11 +335,11 @@ class Journal:
             self._sync()
             sequence = (self._sequence if at is None else at) + 1
             entry = Entry(
-                sequence, 2, self.now(), kind, job, size, content, recipient, body, self._digest
+                sequence, 2, self._clock(), kind, job, size, content, recipient, body, self._digest
             )
             digest = entry.digest()
             before = (
-                self._sequence, self._digest, self._time, len(self._charged), dict(self._opened),
+                self._sequence, self._digest, len(self._charged), dict(self._opened),
             )  # fmt: skip
             self._store.execute(
                 "INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -330,11 +350,11 @@ class Journal:
             self._store.on_rollback(lambda: self._go_back(*before))
 
     def _go_back(
-        self, sequence: int, digest: bytes, time: float, charged: int, opened: dict[str, Charge]
+        self, sequence: int, digest: bytes, charged: int, opened: dict[str, Charge]
     ) -> None:
         """The transaction that an entry was written in did not stand."""
         if sequence < self._sequence:
-            self._sequence, self._digest, self._time = sequence, digest, time
+            self._sequence, self._digest = sequence, digest
             self._opened = opened
             del self._charged[charged:]
 
@@ -411,3 +431,10 @@ def _check_signed(public: bytes, sequence: int, digest: bytes, signature: bytes)
 
 def _plain(charge: Charge) -> dict[str, Any]:
     return {"release": charge.release, "mu2": charge.mu2, "delta": charge.delta}
+
+
+def _positive(charge: Charge) -> Charge:
+    """A charge adds. Raises ValueError."""
+    if not (0.0 <= charge.mu2 < math.inf and 0.0 <= charge.delta < math.inf):
+        raise ValueError
+    return charge

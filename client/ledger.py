@@ -7,6 +7,7 @@ is not this machine's clock but a time that the signed messages of c + 1 other p
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -36,10 +37,15 @@ class Ledger:
     time that nobody has confirmed yet."""
 
     def __init__(
-        self, store: Store, journal: Journal, contract: Contract, confirmed: Callable[[], float]
+        self,
+        store: Store,
+        journal: Journal,
+        contract: Contract,
+        confirmed: Callable[[], float],
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._store, self._journal = store, journal
-        self._contract, self._confirmed = contract, confirmed
+        self._contract, self._confirmed, self._clock = contract, confirmed, clock
 
     def charge(self, job: str, charges: Sequence[Charge]) -> None:
         """Charge all or nothing, inside the caller's transaction if there is one.
@@ -52,7 +58,7 @@ class Ledger:
             fresh = [charge for charge in charges if charge.release not in known]
             if fresh:
                 self.require(sum(c.mu2 for c in fresh), sum(c.delta for c in fresh))
-                self._journal.charge(job, fresh)
+                self._journal.charge(job, fresh, self.now())
 
     def require(self, mu2: float, delta: float = 0.0) -> None:
         """Raises LedgerExhausted unless ``mu2`` more would fit now."""
@@ -81,8 +87,9 @@ class Ledger:
         return sum(c.charge.mu2 for c in charged), sum(c.charge.delta for c in charged)
 
     def now(self) -> float:
-        """The time of the next entry, in seconds since the epoch."""
-        return self._journal.now()
+        """From when a charge counts, in seconds since the epoch: this clock's time, which was compared with
+        the peers' before anything is charged, and never before what they confirm."""
+        return max(self._clock(), self._confirmed())
 
     def since(self) -> float:
         """Where the running period began: what happened before no longer counts."""

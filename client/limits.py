@@ -53,6 +53,7 @@ class Bounds:
         self._work = Rate(limits.cpu_seconds_per_hour, HOUR, "cpu_seconds_per_hour")
         self._releases = Rate(limits.releases_per_hour, HOUR, "releases_per_hour")
         self._matches = Rate(limits.matches_per_day, DAY, "matches_per_day")
+        self._jobs = Rate(limits.jobs_per_day, DAY, "jobs_per_day")
 
     def message(self) -> None:
         """One signed message. Refused(BUSY) if there were too many, or they took too much work."""
@@ -65,6 +66,11 @@ class Bounds:
         """That many fresh releases, or Refused(BUSY) before they are charged."""
         self._releases.check(self._monotonic(), count)
         self._releases.add(self._monotonic(), count)
+
+    def job(self) -> None:
+        """One new job, or Refused(BUSY)."""
+        self._jobs.check(self._monotonic(), 1)
+        self._jobs.add(self._monotonic(), 1)
 
     def match(self) -> None:
         """One match, or Refused(BUSY)."""

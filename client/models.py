@@ -57,6 +57,10 @@ class Models:
             raise ConfigError(
                 f"{PREFIX}{name}", f"no such model; there are {self.names() or 'none'}"
             )
+        if job and len({row[1] for row in rows}) > 1:
+            raise ConfigError(
+                f"{PREFIX}{name}", f"two jobs begin with {job}: the name is ambiguous"
+            )
         return self._held(rows[0])
 
     def names(self) -> str:

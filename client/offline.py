@@ -47,7 +47,7 @@ def owner(
     try:
         journal = Journal(store, identity, clock)
         heads = Heads(store, journal, contract, config.name, identity, clock)
-        ledger = Ledger(store, journal, contract, heads.confirmed)
+        ledger = Ledger(store, journal, contract, heads.confirmed, clock)
         yield Context(
             config.name, home, config, contract, contract.digest(), identity, store, journal,
             ledger, heads, Models(store, contract), randomness,

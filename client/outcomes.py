@@ -2,9 +2,9 @@
 
 The gate runs the job again from the states that it saw and the totals that come with the model
 (:mod:`privacy.programs.replay`) and compares within a tolerance. The digest of states and totals, and the
-model's, stand in the head that it signs then: the others see that all were given the same. A gate that
-dropped out of a release has not seen every state; it accepts a model on the heads of T parties that agree
-on it.
+model's, stand in the head that it signs then, and the model is kept once T parties' heads, its own among
+them, say the same: partners that were given different models keep none. A gate that dropped out of a release
+has not seen every state; it takes a model on the heads of T others.
 
 Not handled: totals that the coordinator made up. Nobody but it sees them being opened.
 """
@@ -63,10 +63,14 @@ def outcome_of(task: NoisySumTask, job: Job, finish: wire.Finish, contract: Cont
     return made_from + hashlib.sha256(finish.model).digest()
 
 
-def agreed_by(heads: Heads, task: NoisySumTask, job_id: JobId, finish: wire.Finish) -> bytes:
-    """The outcome that T other parties' signed heads end this job with, this model in it; empty if too few
-    do."""
-    agreed: dict[bytes, set[str]] = {}
+def agreed_by(
+    heads: Heads, task: NoisySumTask, job_id: JobId, finish: wire.Finish, mine: bytes
+) -> bytes:
+    """The outcome that T parties' signed heads end this job with, this model in it; empty if too few do.
+
+    ``mine``: what this gate found itself, which counts as one; empty if it cannot tell.
+    """
+    agreed: dict[bytes, set[str]] = {mine: {task.at.me}} if mine else {}
     if len(finish.heads) > 2 * len(task.roster.parties):
         raise Refused(Code.MALFORMED, "more heads than parties")
     for signed in finish.heads:
@@ -75,7 +79,8 @@ def agreed_by(heads: Heads, task: NoisySumTask, job_id: JobId, finish: wire.Fini
             agreed.setdefault(head.said.outcome, set()).add(head.party)
     model = hashlib.sha256(finish.model).digest()
     for outcome, parties in agreed.items():
-        if len(outcome) == 64 and outcome[32:] == model and len(parties) >= task.roster.threshold:
+        fits = len(outcome) == 64 and outcome[32:] == model and (not mine or outcome == mine)
+        if fits and len(parties) >= task.roster.threshold:
             return outcome
     return b""
 

@@ -1,6 +1,6 @@
 """Why this gate refused: for its owner. The peer gets a code and nothing more.
 
-Equal refusals are one row with a count, and there are ``MOST`` rows at the most, so whoever is refused
+Equal refusals are one row with a count, and the latest ``MOST`` rows are kept, so whoever is refused
 cannot fill a disk. What is not signed by the coordinator is only counted, in memory, and written down now
 and then."""
 
@@ -12,12 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from client.store import Store
+from privacy.errors import Refused
 
 MOST = 500
 LONGEST_REASON = 300
 FLUSH = 30.0
 """Seconds between two writings of what was not signed."""
-OTHER = "(other reasons: there are too many to keep)"
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,11 @@ class Refusals:
                 reason,
             )
             if known is None:
-                held = self._store.row("SELECT COUNT(*) FROM refusals")
-                if held is not None and held[0] >= MOST:
-                    reason = OTHER
+                self._store.execute(
+                    "DELETE FROM refusals WHERE rowid IN (SELECT rowid FROM refusals"
+                    " ORDER BY last DESC LIMIT -1 OFFSET ?)",
+                    MOST - 1,
+                )
             self._store.execute(
                 "INSERT INTO refusals VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (code, kind, reason)"
                 " DO UPDATE SET count = count + excluded.count, last = excluded.last, job = excluded.job",
@@ -74,8 +76,11 @@ class Refusals:
         with self._lock:
             counted, self._unsigned = self._unsigned, Counter()
             self._flushed = self._clock()
-        for (code, reason), count in counted.items():
-            self.note(code, "unsigned", reason, "", count)
+        try:
+            for (code, reason), count in counted.items():
+                self.note(code, "unsigned", reason, "", count)
+        except Refused:  # the disk: these counts are nobody's loss
+            return
 
 
 def listed(store: Store) -> list[Refusal]:

@@ -150,6 +150,9 @@ class Store:
         return self._unseal_for(job, f"{job}/{step}", found[1])
 
     def _seal_for(self, job: JobId, name: str, plain: bytes) -> bytes:
+        state = self.row("SELECT state FROM jobs WHERE id = ?", job)
+        if state is not None and state[0] != "open":  # a match that runs on while its job is closed
+            raise Refused(Code.JOB_CLOSED, f"the job is {state[0]}: nothing is kept for it")
         nonce = self._randomness(12)
         return nonce + self.jobkeys.make(job).encrypt(nonce, plain, name.encode())
 

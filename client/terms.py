@@ -140,7 +140,10 @@ def _privacy(contract: Contract, show: Show) -> Iterator[str]:
         f"  a person who is a customer at {many} partners (partners_per_person) pays at most epsilon "
         f"{privacy.epsilon_per_person!r} at all of them together; nothing is promised at more partners"
     )
-    yield f"  with under {privacy.smallest_cohort} usable people (smallest_cohort) a partner does not answer"
+    yield (
+        f"  smallest_cohort {privacy.smallest_cohort}: a coordinator that plays fair shows no smaller cell, and no "
+        "smaller audience can be frozen; a partner answers questions about fewer people with noise"
+    )
     yield (
         f"  noise and masks hold against the coordinator with {privacy.colluders} partner(s) who pool "
         f"what they see (c); {privacy.dropouts} partner(s) may drop out of a job (d)"

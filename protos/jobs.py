@@ -10,7 +10,7 @@ import hashlib
 import math
 import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
@@ -32,7 +32,7 @@ SMALLEST_MU2 = 1e-12
 """Below this even a single count has more noise than can be drawn (noise.LARGEST_VARIANCE)."""
 
 _MEASURE = re.compile(
-    r"(count|sum|mean|histogram)(?:\(\s*([a-z][a-z0-9_]*)\s*(?:,\s*(\d+)\s*)?\))?"
+    r"(count|sum|mean|histogram)(?:\(\s*([a-z][a-z0-9_]*)\s*(?:,\s*([0-9]{1,6})\s*)?\))?"
 )
 
 
@@ -51,7 +51,7 @@ def parse_measure(text: str) -> Measure:
 class QueryJob(Strict):
     """``measures`` over the rows that ``where`` selects."""
 
-    measures: tuple[str, ...] = Field(min_length=1, max_length=50)
+    measures: tuple[Annotated[str, Field(max_length=200)], ...] = Field(min_length=1, max_length=50)
     where: str | None = None
 
 
@@ -75,11 +75,11 @@ class EvaluateJob(Strict):
     """Evaluation of the propensity model ``model``; the coordinator fills in the rest."""
 
     model: str
-    features: tuple[str, ...] = ()
+    features: tuple[str, ...] = Field(default=(), max_length=200)
     label: str = ""
     holdout: float = Field(default=0.2, gt=0.0, le=0.5)
-    weights: tuple[float, ...] = ()
-    platt: tuple[float, ...] = ()
+    weights: tuple[float, ...] = Field(default=(), max_length=200_001)
+    platt: tuple[float, ...] = Field(default=(), max_length=2)
 
 
 class Job(Strict):

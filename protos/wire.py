@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError, Message
 from privacy.errors import ProtocolError, WireError
 from protos import identity
 from protos.v1.tallystick_pb2 import (
+    Anchor,
     Cancel,
     Envelope,
     Figure,
@@ -55,6 +56,7 @@ from protos.v1.tallystick_pb2 import (
 )
 
 __all__ = [
+    "Anchor",
     "Cancel",
     "Envelope",
     "Figure",
@@ -94,7 +96,12 @@ __all__ = [
 
 LARGEST_MESSAGE = 64 << 20
 """Bytes of one envelope or reply."""
+LARGEST_REQUEST = 24 << 20
 LARGEST_STATEMENT = 1 << 20
+MOST_FIELDS = 200_000
+"""Of a request and its body: with 200 partners and 1000 releases a message has so many shares at most."""
+FIRST_BODY = 10
+"""The number of the first field that is a body."""
 
 M = TypeVar("M", bound=Message)
 
@@ -139,9 +146,45 @@ def seal_request(key: Ed25519PrivateKey, request: Request) -> bytes:
 
 def open_request(data: bytes, coordinator: bytes) -> Request:
     """The request in an envelope. Raises WireError, or ProtocolError for a bad signature."""
-    envelope = parse(Envelope, data)
+    envelope = parse(Envelope, data, LARGEST_REQUEST)
     identity.verify(coordinator, identity.ENVELOPE, envelope.request, envelope.signature)
+    _check_fields(envelope.request)
     return parse(Request, envelope.request)
+
+
+def _check_fields(data: bytes) -> None:
+    """Bound the fields of a request and of its body before they become objects, each of which takes far more
+    memory than its two bytes. Raises WireError."""
+    left = MOST_FIELDS
+    whole = [data]
+    for part in whole:
+        at = 0
+        while at < len(part):
+            left -= 1
+            if left < 0:
+                raise WireError("Request: too many fields")
+            tag, at = _varint(part, at)
+            if tag & 7 == 2:
+                size, at = _varint(part, at)
+                if part is data and tag >> 3 >= FIRST_BODY:
+                    whole.append(part[at : at + size])
+                at += size
+            elif tag & 7 == 0:
+                _, at = _varint(part, at)
+            elif tag & 7 in (1, 5):
+                at += 8 if tag & 7 == 1 else 4
+            else:  # groups would hide what comes after them
+                raise WireError("Request: does not parse")
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while at < len(data) and shift < 64:
+        byte = data[at]
+        value, shift, at = value | (byte & 127) << shift, shift + 7, at + 1
+        if byte < 128:
+            return value, at
+    raise WireError("Request: does not parse")
 
 
 def seal_reply(key: Ed25519PrivateKey, header: ReplyHeader, body: bytes) -> bytes:

@@ -65,8 +65,11 @@ class Kept:
     epoch: int
 
 
-def find(at: Context, spec: MatchJob) -> Kept:
-    """The cache that a list names. Refused(UNAVAILABLE) if there is none in the running period."""
+def find(at: Context, spec: MatchJob, made_by: str | None = None) -> Kept:
+    """The cache that a list names; ``made_by``: the job that made the one which was charged for.
+
+    Refused(UNAVAILABLE) if there is none in the running period, or another has taken its place.
+    """
     receives = spec.parties[0] == at.me
     peer = spec.parties[1] if receives else spec.parties[0]
     found = at.store.row(
@@ -76,6 +79,10 @@ def find(at: Context, spec: MatchJob) -> Kept:
     )  # fmt: skip
     if found is None:
         raise Refused(Code.UNAVAILABLE, f"no such cache with {peer}")
+    if made_by is not None and found[0] != made_by:
+        raise Refused(
+            Code.UNAVAILABLE, "another cache has taken the place of the one that was named"
+        )
     job, sealed, audience, epoch = found
     cache = Cache.of(json.loads(at.store.unseal(f"cache {job}", bytes(sealed))))
     if cache.identifier not in spec.identifiers:

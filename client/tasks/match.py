@@ -17,6 +17,7 @@ Not handled: a peer that stops after its own charge has cost this side its charg
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import shutil
@@ -103,7 +104,8 @@ class MatchTask:
                 raise Refused(Code.UNAVAILABLE, "no peer; the match can be resumed") from None
             except Exception as error:  # from here on there is one code for whatever it was
                 code, reason = self._code(error), _reason(error)
-                self.at.store.put_secret(self.id, "match failed", code.encode())
+                with contextlib.suppress(Refused):  # the job may be over already
+                    self.at.store.put_secret(self.id, "match failed", code.encode())
                 spool.destroy()
                 raise Refused(code, reason) from None
             self.at.store.put_reply(self.id, "match", b"", wire.serialise(reply))
@@ -133,7 +135,8 @@ class MatchTask:
         with self.at.store.transaction():
             epoch = frozen.use(self.at, self.spec)
             name, number = (epoch.audience, epoch.number) if epoch else ("", 0)
-            started = json.dumps([name, number]).encode()
+            cache = caches.find(self.at, self.spec).job if self.spec.cache is not None else ""
+            started = json.dumps([name, number, cache]).encode()
             self.at.store.put_secret(self.id, "match started", started)
             price = self.spec.price(self.at.contract, self.job.mu2(self.at.contract))
             if price:
@@ -153,10 +156,17 @@ class MatchTask:
             self.at.ledger.now(), self.id, kind, recipient, self.job.purpose, audience, epoch,
         )  # fmt: skip
 
+    def _decided(self) -> tuple[str, int, str]:
+        """Audience, epoch and cache's job that the charge was for: everything later goes by them."""
+        started = self.at.store.secret(self.id, "match started")
+        if started is None:  # what is missing never means everybody
+            raise Refused(Code.JOB_CLOSED, "the match was closed while it ran")
+        name, number, cache = json.loads(started)
+        return str(name), int(number), str(cache)
+
     def _epoch(self) -> Epoch | None:
         """The epoch that the charge was for, whichever is the newest by now."""
-        started = self.at.store.secret(self.id, "match started")
-        name, number = json.loads(started or b'["", 0]')
+        name, number, _ = self._decided()
         if not name:
             return None
         found = frozen.epoch(self.at.store, name, number)
@@ -175,6 +185,8 @@ class MatchTask:
             return
         audience.clear()
         epoch = self._epoch()
+        if epoch is None and not self.spec.is_noisy:
+            raise Refused(Code.STORAGE, "an exact result without a frozen audience")
         if not frozen.reads_table(self.spec, self.at.me, epoch) and epoch is not None:
             with frozen.opened(self.at, epoch) as kept:
                 audience.copy(kept, one_each=self.spec.is_noisy)
@@ -289,7 +301,7 @@ class MatchTask:
         return wire.MatchReply(is_receiver=receives, engine=made.engine)
 
     def _from_cache(self, match: Match, channel: MatchChannel) -> wire.MatchReply:
-        found = caches.find(self.at, self.spec)
+        found = caches.find(self.at, self.spec, self._decided()[2])
         if found.receives:
             folder = self.at.home.caches / found.job
             with DiskSpool(folder, found.cache.secret, self.at.randomness) as kept:

@@ -38,6 +38,9 @@ from protos.addresses import JobId
 from protos.jobs import Job
 from protos.refusal import Code
 
+LARGEST_SHARE = 1024
+"""Bytes of a sealed share, which has 148."""
+
 
 class NoisySumTask:
     """One job at one partner. ``job_id`` names it; all state is in the store."""
@@ -150,11 +153,14 @@ class NoisySumTask:
 
     # ------------------------------------------------------------------ release
 
-    def release(self, request: wire.Release, rows: Callable[[], Rows]) -> wire.MaskedReply:
+    def release(
+        self, request: wire.Release, rows: Callable[[], Rows], admit: Callable[[int], None]
+    ) -> wire.MaskedReply:
         """Masked vectors for a batch of releases under one state.
 
-        ``rows`` reads the table, or finds it read; it is called once everything is charged. Raises Refused:
-        FAILED after the charge, anything else before it.
+        ``rows`` reads the table, or finds it read; it is called once everything is charged. ``admit`` is told
+        how many releases are about to be charged. Raises Refused: FAILED after the charge, anything else
+        before it.
         """
         transcript = self._transcript(request)
         indexes = list(request.indexes)
@@ -173,6 +179,7 @@ class NoisySumTask:
             for index in fresh:
                 self._check_mask_keys(index)
                 self._rehearse(index)
+            admit(len(fresh))
             self._charge(fresh, pin, request.state)
             stored |= self._answer(fresh, transcript, digest, pin, rows)
         return wire.MaskedReply(
@@ -211,10 +218,14 @@ class NoisySumTask:
 
     def _charge(self, indexes: list[int], pin: bytes, state: bytes) -> None:
         """The first transaction: price and pin of every release, and the state that it belongs to."""
+        # Named with what it is for: should the rows that pin it be lost, another draw is another charge.
         charges = [
-            Charge(self.plan[i].name, self._price(self.plan[i])[1], accounting.DISCRETE_DELTA)
+            Charge(
+                f"{self.plan[i].name} {hashlib.sha256(pin).hexdigest()[:16]}",
+                self._price(self.plan[i])[1], accounting.DISCRETE_DELTA,
+            )
             for i in indexes
-        ]
+        ]  # fmt: skip
         with self.at.store.transaction():
             self.at.ledger.charge(self.id, charges)
             for index in indexes:
@@ -335,7 +346,9 @@ class NoisySumTask:
                 raise Refused(Code.ROSTER, "the partners prepared for different cohorts")
             self._check_shares(request, found)
             self.at.heads.note(m.head for p, m in found.items() if p != self.at.me)
-            keep = wire.Release(prepared=request.prepared, shares=request.shares)
+            shares = request.shares if self.roster.dropouts else ()
+            addressed = [s for s in shares if s.receiver == self.at.me]
+            keep = wire.Release(prepared=request.prepared, shares=addressed)
             kept = wire.serialise(keep)
             self.at.store.put_secret(self.id, "prepared", kept)
         statements = wire.parse(wire.Release, kept).prepared
@@ -347,6 +360,10 @@ class NoisySumTask:
     def _check_shares(self, request: wire.Release, found: dict[str, wire.Prepared]) -> None:
         """Every peer's shares for me are the ones it signed; a relay that swaps them is found."""
         own = self.roster.parties.index(self.at.me)
+        if len(request.shares) > len(self.plan) * len(self.roster.parties):
+            raise Refused(Code.ROSTER, "more shares than releases")
+        if any(len(s.sealed) > LARGEST_SHARE for s in request.shares):
+            raise Refused(Code.ROSTER, "a share of another length")
         for party, message in found.items():
             given = [s for s in request.shares if s.sender == party and s.receiver == self.at.me]
             if self._share_digests(given)[own : own + 1] != list(message.shares)[own : own + 1]:

@@ -180,8 +180,11 @@ class Deck:
 
 
 def ranks(key: bytes, labels: Array) -> NDArray[np.uint64]:
-    """64 pseudo-random bits of each label, (n,): AES-128 under ``key`` of its halves added up."""
-    folded = np.ascontiguousarray(labels[:, :16] ^ labels[:, 16:])
+    """64 pseudo-random bits of each label, (n,): CBC-MAC of its two blocks with AES-128 under ``key``, a
+    pseudo-random function of messages of one length (Bellare, Kilian, Rogaway 2000). A label may be what a
+    customer wrote: no two that he can choose have one rank but by chance."""
     cipher = Cipher(algorithms.AES(key), modes.ECB())  # noqa: S305 - a permutation of blocks
-    data = cipher.encryptor().update(folded.tobytes())
+    first = cipher.encryptor().update(np.ascontiguousarray(labels[:, :16]).tobytes())
+    chained = np.frombuffer(first, np.uint8).reshape(-1, 16) ^ labels[:, 16:]
+    data = cipher.encryptor().update(np.ascontiguousarray(chained).tobytes())
     return np.frombuffer(data, "<u8")[::2].astype(np.uint64)

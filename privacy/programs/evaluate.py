@@ -32,6 +32,8 @@ class Evaluate:
     ) -> None:
         if not isinstance(columns.get(label), Label) or label in names:
             raise ParameterError(f"{label} is not a label column of the contract, or is a feature")
+        if len(set(names)) != len(names):
+            raise ParameterError("features must be distinct")
         if not 0.0 < holdout <= 0.5:
             raise ParameterError("holdout must be above 0 and at most 0.5")
         self.columns, self.names, self.label, self.holdout = columns, tuple(names), label, holdout

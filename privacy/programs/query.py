@@ -41,7 +41,9 @@ class Query:
     ) -> None:
         if not 1 <= len(measures) <= 50:
             raise ParameterError("a query has between 1 and 50 measures")
-        if where is not None:  # a text that is no value of its column is refused here, not over rows
+        if (
+            where is not None
+        ):  # a text that is no value of its column is refused here, not over rows
             where.select(dict.fromkeys(where.names, np.empty(0)), columns, 0)
         self.columns, self.measures, self.where, self.mu2 = columns, tuple(measures), where, mu2
         self._totals: dict[int, tuple[Floats, float]] = {}

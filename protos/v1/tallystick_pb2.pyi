@@ -201,7 +201,7 @@ class Lock(_message.Message):
     def __init__(self, contract: _Optional[bytes] = ..., job: _Optional[str] = ..., index: _Optional[int] = ..., transcript: _Optional[bytes] = ..., state: _Optional[bytes] = ..., present: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class JournalHead(_message.Message):
-    __slots__ = ("contract", "sequence", "digest", "time", "mu2", "delta", "job", "outcome")
+    __slots__ = ("contract", "sequence", "digest", "time", "mu2", "delta", "job", "outcome", "anchors")
     CONTRACT_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -210,6 +210,7 @@ class JournalHead(_message.Message):
     DELTA_FIELD_NUMBER: _ClassVar[int]
     JOB_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    ANCHORS_FIELD_NUMBER: _ClassVar[int]
     contract: bytes
     sequence: int
     digest: bytes
@@ -218,7 +219,16 @@ class JournalHead(_message.Message):
     delta: float
     job: str
     outcome: bytes
-    def __init__(self, contract: _Optional[bytes] = ..., sequence: _Optional[int] = ..., digest: _Optional[bytes] = ..., time: _Optional[int] = ..., mu2: _Optional[float] = ..., delta: _Optional[float] = ..., job: _Optional[str] = ..., outcome: _Optional[bytes] = ...) -> None: ...
+    anchors: _containers.RepeatedCompositeFieldContainer[Anchor]
+    def __init__(self, contract: _Optional[bytes] = ..., sequence: _Optional[int] = ..., digest: _Optional[bytes] = ..., time: _Optional[int] = ..., mu2: _Optional[float] = ..., delta: _Optional[float] = ..., job: _Optional[str] = ..., outcome: _Optional[bytes] = ..., anchors: _Optional[_Iterable[_Union[Anchor, _Mapping]]] = ...) -> None: ...
+
+class Anchor(_message.Message):
+    __slots__ = ("sequence", "digest")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    digest: bytes
+    def __init__(self, sequence: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
 
 class Reply(_message.Message):
     __slots__ = ("header", "body", "signature")

@@ -104,8 +104,9 @@ class NoisySumDrive:
         """Deliver the model with the totals that it was made from, let the partners erase the job's keys;
         their signed heads.
 
-        A partner that missed a release cannot check the model itself: it is shown the heads of those that
-        did. Raises RoundFailed, also if partners name different outcomes.
+        Each checks it and says in its head what it found; shown the heads of the others, it keeps the model.
+        A partner that missed a release cannot check it itself. Raises RoundFailed, also if partners name
+        different outcomes.
         """
         finish = wire.Finish(model=model)
         if model:
@@ -114,13 +115,12 @@ class NoisySumDrive:
             dict.fromkeys(self.roster.parties, wire.Request(finish=finish)), expect="finish"
         )
         heads = {name: a.finish.head for name, a in answers.items() if a.finish.HasField("head")}
-        behind = [name for name in answers if name not in heads]
-        if behind and heads:
+        if model and heads:  # each keeps it once it sees that the others found the same
             finish.heads.extend(heads.values())
-            again = self.rounds.ask(
-                dict.fromkeys(behind, wire.Request(finish=finish)), expect="finish"
+            again = self._ask_all(
+                dict.fromkeys(answers, wire.Request(finish=finish)), expect="finish"
             )
-            heads |= {n: a.finish.head for n, a in again.items() if a.finish.HasField("head")}
+            heads = {n: a.finish.head for n, a in again.items() if a.finish.HasField("head")}
         outcomes = {self._read(wire.JournalHead, n, head).outcome for n, head in heads.items()}
         if model and len(outcomes) > 1:
             raise RoundFailed("the partners name different outcomes: one of them was shown another")

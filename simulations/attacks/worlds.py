@@ -7,6 +7,7 @@ partners are written by hand with the heads of their real gates; in matches thei
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import threading
 import time
@@ -135,6 +136,8 @@ class Seen:
         return self.replies[TARGET]
 
 
+_PIN = re.compile(' [0-9a-f]{16}(?=")')
+"""What a charge is for: a digest over statements, which are other bytes in each world."""
 Entry = tuple[str, str, int, str, str]
 """An entry of the journal: kind, job, size, recipient, and its body if that is public."""
 
@@ -265,7 +268,13 @@ class World:
         if rows:
             self._read = int(rows[-1][0])
         return [
-            (kind, job, size, recipient, bytes(body).decode() if kind == "charge" else "")
+            (
+                kind,
+                job,
+                size,
+                recipient,
+                _PIN.sub(" #", bytes(body).decode()) if kind == "charge" else "",
+            )
             for _, kind, job, size, recipient, body in rows
         ]
 

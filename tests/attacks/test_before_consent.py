@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import time
 import tomllib
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import tomli_w
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client.gate import Gate
 from client.home import Limits
-from protos import wire
+from protos import identity, wire
 from protos.refusal import Code
 from protos.toml import read_toml
 from simulations.alliances import Alliance
@@ -162,3 +164,59 @@ def test_the_documented_limits_are_the_defaults() -> None:
     block = text.split("<!-- file: limits.toml -->")[1].split("```toml")[1].split("```")[0]
     assert Limits(**tomllib.loads(block)["limits"]) == Limits()
     assert set(tomllib.loads(block)["limits"]) == set(Limits.model_fields)
+
+
+@pytest.mark.parametrize("before", [b"", b"\xa3\x06\xa4\x06"], ids=["plain", "behind a group"])
+def test_a_message_of_very_many_fields_takes_no_memory(
+    room: Room, hostile: Hostile, before: bytes
+) -> None:
+    """Two bytes a field, and a hundred for the object that each would become."""
+    many = b"\x1a\x00" * 2_000_000  # Hello.heads, empty
+    request = wire.serialise(hostile.request("bank", "0" * 32))
+    body = request + before + b"\x52" + varint(len(many)) + many
+    signature = identity.sign(hostile.key, identity.ENVELOPE, body)
+    envelope = wire.serialise(wire.Envelope(request=body, signature=signature))
+    tracemalloc.start()
+    found = wire.parse(wire.ReplyBody, hostile.raw("bank", envelope).body)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.refusal.code == Code.MALFORMED
+    assert peak < 64 << 20
+
+
+def varint(number: int) -> bytes:
+    data = b""
+    while number > 127:
+        data, number = data + bytes([number & 127 | 128]), number >> 7
+    return data + bytes([number])
+
+
+def test_refused_releases_use_up_no_rate_and_keep_nothing(
+    make_alliance: Callable[..., Alliance],
+) -> None:
+    alliance = make_alliance()
+    limited(alliance, releases_per_hour=5)
+    with Room(alliance) as room:
+        hostile, gate = Hostile(alliance, room.gates), room.gates["bank"]
+        opened = hostile.open(count())
+        share = wire.Share(sender="x", receiver="bank", sealed=bytes(1 << 20))
+        release = wire.Release(indexes=[0], prepared=opened.prepared, shares=[share])
+        assert hostile.code("bank", opened.id, release=release) == Code.ROSTER
+        assert hostile.release("bank", opened, [0] * 1000).refusal.code == Code.MALFORMED
+        kept = gate.store.row("SELECT SUM(length(sealed)) FROM secrets")
+        assert kept is not None
+        assert kept[0] < 1 << 16
+        assert hostile.release("bank", opened, [0]).HasField("masked")
+
+
+def test_specifications_of_jobs_that_are_over_are_not_kept(room: Room, hostile: Hostile) -> None:
+    gate = room.gates["bank"]
+    where = " or ".join(f"age == {n}" for n in range(40))
+    measures = ["histogram(age, 12)" + " " * n for n in range(100, 140)]
+    for number in range(5):
+        query = {"measures": measures, "where": where[: where.rindex(" or ", 0, 480)]}
+        opened = hostile.new(count(name=f"a{number}", query=query))
+        assert hostile.hello("bank", opened).HasField("hello")
+        hostile.send("bank", opened.id, cancel=wire.Cancel())
+    kept = gate.store.row("SELECT SUM(length(spec)) FROM jobs")
+    assert kept == (0,)

@@ -4,6 +4,9 @@ storage.key."""
 from __future__ import annotations
 
 import shutil
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,7 @@ from client.store import Store
 from privacy.errors import Refused
 from protos import wire
 from protos.addresses import JobId
+from simulations.alliances import Alliance
 from simulations.room import Room
 from tests.attacks.hostile import Hostile, count
 from tests.conftest import SEGMENT, job
@@ -104,3 +108,30 @@ def test_no_raw_key_of_a_customer_is_in_a_snapshot(room: Room, hostile: Hostile)
     rows = gate.snapshots.rows(JobId(opened.id), opened.job, 0.0)
     assert b"C00001" not in rows.snapshot.to_bytes()
     shutil.rmtree(home.snapshots)
+
+
+def test_a_match_that_runs_on_after_its_job_was_closed_keeps_nothing(
+    make_alliance: Callable[..., Alliance],
+) -> None:
+    size = {"identifier": "email", "parties": ["bank", "shop"], "result": "size"}
+    with Room(make_alliance(partners=2)) as room:
+        hostile, gate = Hostile(room.alliance, room.gates), room.gates["bank"]
+        opened = hostile.new(job(name="m", kind="match", epsilon=0.5, match=size))
+        for name in room.gates:
+            hostile.hello(name, opened)
+        waiting = threading.Thread(
+            target=lambda: hostile.send("bank", opened.id, match=wire.Match())
+        )
+        waiting.start()  # for a shop that does not come
+        time.sleep(0.5)
+        assert hostile.code("bank", opened.id, cancel=wire.Cancel()) == "finish"
+        waiting.join(60)
+        assert not waiting.is_alive()
+        for table in ("secrets", "replies", "releases"):
+            assert gate.store.rows(f"SELECT * FROM {table}") == []
+        home = room.alliance.partners["bank"]
+        assert list((home.state / "jobkeys").iterdir()) == []
+        assert list(home.matches.iterdir()) == []
+        assert gate.ledger.standing().releases == 0
+        with pytest.raises(Refused, match="cancelled"):
+            gate.store.put_secret(JobId(opened.id), "late", b"x")

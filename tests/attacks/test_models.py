@@ -104,18 +104,32 @@ def test_every_partner_signs_the_same_outcome(room: Room) -> None:
     assert {head.job for head in said} == {drive.rounds.job_id}
 
 
-def test_partners_that_are_given_different_models_are_told_apart(room: Room) -> None:
-    """Each accepts what its totals make within the tolerance; the outcomes that they sign differ."""
+def test_partners_that_are_given_different_models_keep_none(room: Room) -> None:
+    """Each finds what its totals make within the tolerance; the outcomes that they sign differ."""
     drive, model = driven(room, job(**SEGMENT))
     other = {**model, "centres": [[c + 1e-9 for c in row] for row in model["centres"]]}
     hostile = Hostile(room.alliance, room.gates)
-    outcomes = set()
+    finishes, heads = {}, []
     for name in room.gates:
         finish = wire.Finish(model=jobs.model_bytes(other if name == "bank" else model))
         finish.totals.extend(drive.finish_totals())
-        head = hostile.send(name, drive.rounds.job_id, finish=finish).finish.head
-        outcomes.add(wire.parse(wire.JournalHead, head.body).outcome)
-    assert len(outcomes) == 2
+        finishes[name] = finish
+        heads.append(hostile.send(name, drive.rounds.job_id, finish=finish).finish.head)
+    assert len({wire.parse(wire.JournalHead, head.body).outcome for head in heads}) == 2
+    for name, finish in finishes.items():
+        finish.heads.extend(heads)
+        hostile.send(name, drive.rounds.job_id, finish=finish)
+        assert kept(room, name) == []  # with d = 0 all three must agree
+    for finish in finishes.values():
+        finish.model = jobs.model_bytes(model)
+        del finish.heads[:]
+    heads = [
+        hostile.send(n, drive.rounds.job_id, finish=f).finish.head for n, f in finishes.items()
+    ]
+    for name, finish in finishes.items():
+        finish.heads.extend(heads)
+        hostile.send(name, drive.rounds.job_id, finish=finish)
+        assert kept(room, name) == ["segment"]
 
 
 def test_a_gate_that_dropped_out_takes_a_model_on_t_heads_and_not_on_fewer(
@@ -144,6 +158,7 @@ def test_a_gate_that_dropped_out_takes_a_model_on_t_heads_and_not_on_fewer(
         assert not hostile.send("utility", opened.id, finish=finish).finish.HasField("head")
         for name in names[:3]:
             heads.append(hostile.send(name, opened.id, finish=finish).finish.head)
+            assert kept(room, name) == []  # it has seen nobody else's head yet
         finish.heads.extend(heads[:2])
         assert not hostile.send("utility", opened.id, finish=finish).finish.HasField("head")
         finish.heads.extend([heads[0], heads[1]])  # the same again are no more parties

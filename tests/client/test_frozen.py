@@ -113,6 +113,7 @@ def test_what_cannot_be_frozen_is_told_its_owner(home: Home, tmp_path: Path) -> 
     define(home, "often", uses=13)
     define(home, "column", rule="income >= 3")
     define(home, "model", rule="model:buyers >= 0.5")
+    define(home, "gone", rule="model:buyers@0123abcd >= 0.5")
     define(home, "kind", identifiers=["id_card"])
     define(home)
     with books(home, Clock()) as at:
@@ -120,7 +121,8 @@ def test_what_cannot_be_frozen_is_told_its_owner(home: Home, tmp_path: Path) -> 
             ("few", "fewer than the contract's smallest cohort, 50"),
             ("often", "above limits.exact_disclosures"),
             ("column", "income is not a column"),
-            ("model", "no such model"),
+            ("model", "name the job that made it too"),
+            ("gone", "no such model"),
             ("kind", "does not allow id_card"),
             ("nobody", "defines no such audience"),
         ):

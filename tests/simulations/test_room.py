@@ -123,8 +123,7 @@ def test_learning_scoring_and_a_joint_audience(make_alliance: Callable[..., Alli
         epsilon=60.0, epsilon_per_person=90.0, matching={"assumes": "semi_honest"}
     )
     with Room(alliance) as room:
-        room.run(job(**PROPENSITY))
-        room.run(job(**SEGMENT))
+        learnt, grouped = room.run(job(**PROPENSITY)), room.run(job(**SEGMENT))
         found = room.run(job(name="quality", kind="evaluate", epsilon=2.0,
                              evaluate={"model": "propensity"})).result  # fmt: skip
         assert 0.0 <= found["auc"] <= 1.0
@@ -134,7 +133,9 @@ def test_learning_scoring_and_a_joint_audience(make_alliance: Callable[..., Alli
                             match={**match, "rules": rules, "result": "size"})).result  # fmt: skip
         assert abs(size["size"] - 100) < 7 * size["deviation"]
         for name, rule in rules.items():
-            define(alliance.partners[name], "members", rule=rule)
+            pinned = rule.replace("model:propensity", f"model:propensity@{learnt.job_id[:8]}")
+            pinned = pinned.replace("model:segment", f"model:segment@{grouped.job_id[:8]}")
+            define(alliance.partners[name], "members", rule=pinned)
             freeze_all(alliance.partners[name])
         named = {"result": "list", "audiences": {"bank": "members", "shop": "members"}}
         room.run(job(name="list", kind="match", match={**match, **named}))
