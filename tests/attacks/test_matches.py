@@ -266,9 +266,7 @@ def test_a_peer_that_never_comes_costs_nothing(make: Make, monkeypatch: pytest.M
 # ------------------------------------------------------------------ heads in the handshake
 
 
-@pytest.mark.parametrize(
-    "stated", ["none", "not its own", "ours from after", "too many", "another's"]
-)
+@pytest.mark.parametrize("stated", ["none", "not its own", "ours from after", "too many"])
 def test_heads_are_compared_before_a_charge(make: Make, stated: str) -> None:
     alliance = make()
     with Room(alliance) as room:
@@ -287,7 +285,6 @@ def test_heads_are_compared_before_a_charge(make: Make, stated: str) -> None:
             "not its own": [bank.heads.own()],
             "ours from after": [own, wire.state(bank.identity, "bank", later)],
             "too many": [own, bank.heads.own(), own],
-            "another's": [own, wire.state(shop.identity, "bank", later)],
         }[stated]
 
         def peer() -> None:

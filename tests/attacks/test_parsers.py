@@ -120,7 +120,7 @@ def test_time_grows_no_faster_than_the_file(name: str) -> None:
         part += "]" if name == "most items" else ""
     whole = min(seconds(lambda: toml.loads_toml(text)) for _ in range(3))
     eighth = min(seconds(lambda: toml.loads_toml(part)) for _ in range(3))
-    assert whole < 24 * eighth + 0.05  # linear: 8; quadratic: 64
+    assert whole < 40 * eighth + 0.1  # linear: 8; quadratic: 64
 
 
 def test_the_parser_alone_would_be_found_out() -> None:

@@ -127,8 +127,8 @@ def test_an_open_job_does_not_survive_a_restore(make_alliance: Callable[..., All
 def test_a_restore_in_the_middle_of_a_job(
     make_alliance: Callable[..., Alliance], whole: bool
 ) -> None:
-    """A database that is behind the gate's own mark has no open jobs. Where all of ``state`` was put back, the
-    same release over the same table is the same draw: noise is a function of what it hides."""
+    """A database that is behind the gate's own mark has no open jobs. Where all of ``state`` was put back,
+    the same release over the same table is the same draw: noise is a function of what it hides."""
     alliance = make_alliance()
     home = alliance.partners["bank"]
     with Room(alliance) as room:
