@@ -141,8 +141,8 @@ def _privacy(contract: Contract, show: Show) -> Iterator[str]:
         f"{privacy.epsilon_per_person!r} at all of them together; nothing is promised at more partners"
     )
     yield (
-        f"  smallest_cohort {privacy.smallest_cohort}: a coordinator that plays fair shows no smaller cell, and "
-        "no smaller audience can be frozen; a partner answers questions about fewer people with noise"
+        f"  smallest_cohort {privacy.smallest_cohort}: a coordinator that plays fair shows no smaller cell,"
+        " and no smaller audience can be frozen; a partner answers questions about fewer people with noise"
     )
     yield (
         f"  noise and masks hold against the coordinator with {privacy.colluders} partner(s) who pool "
