@@ -106,6 +106,10 @@ def _matching(contract: Contract, show: Show) -> Iterator[str]:
         yield f"  a recipient may upload them to: {_names(matching.platforms, show)}"
     else:
         yield "  platforms: lists may be uploaded nowhere"
+    yield (
+        "  a noisy size, sum or overlap protects against the relay and against a partner that runs this code,"
+        " not against one that deviates"
+    )
     yield f"  engine {matching.engine}: {_ENGINES[matching.engine]}"
     if matching.assumes is None:
         yield (

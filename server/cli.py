@@ -118,6 +118,11 @@ def quote(job: JobFile, home: HomeOption = HERE) -> None:
     ]
     rows += [[f"expected error of {name}", f"{error:.4g}"] for name, error in found.errors.items()]
     typer.echo(console.table([f"{wanted.kind} {wanted.name}", ""], rows))
+    if wanted.match and wanted.match.is_noisy:
+        typer.echo(
+            "the noise holds against the relay and against a partner that runs this code, not against one"
+            " that deviates from the protocol (docs/security.md)"
+        )
 
 
 @app.command()
