@@ -15,13 +15,14 @@ import numpy as np
 
 from client import people
 from client import source as sources
-from client.home import Home, write_private
+from client.home import Home
 from client.source import PIN, ReadAs
 from client.table import Report, parts
 from privacy.errors import ConfigError
 from privacy.identifiers import labels
 from privacy.programs.columns import Floats, Label
 from protos.alliance import Contract
+from protos.files import write_private
 
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _KEYS = {

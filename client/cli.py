@@ -216,9 +216,9 @@ def score(
     home: HomeOption = HERE,
 ) -> None:
     """Score this partner's own customers with a delivered model. Nothing leaves."""
-    from client.home import write_private
     from client.offline import owner
     from client.table import read
+    from protos.files import write_private
 
     partner = Home(home)
     with owner(partner, started=True) as found:

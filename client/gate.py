@@ -30,7 +30,7 @@ from datetime import UTC, datetime
 from client import frozen
 from client.context import Context, Parts
 from client.heads import Heads
-from client.home import Home, write_private
+from client.home import Home
 from client.journal import Charge, Journal
 from client.ledger import Ledger
 from client.limits import Bounds
@@ -54,6 +54,7 @@ from privacy.randomness import Randomness
 from protos import jobs, wire
 from protos.addresses import JobId, job_id
 from protos.alliance import Contract
+from protos.files import write_private
 from protos.refusal import Code
 
 log = logging.getLogger("tallystick.gate")

@@ -10,12 +10,10 @@ state/              gate.db, mark (how far its journal was), gate.sock, logs, ad
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO, Literal, Self
+from typing import Literal, Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import Field, model_validator
@@ -26,6 +24,7 @@ from privacy.errors import ConfigError
 from privacy.identifiers import HOME_REGION
 from protos import alliance
 from protos.alliance import Contract, IdentifierKind, Kind
+from protos.files import own_folder, read_private
 from protos.toml import Strict, build, read_toml
 
 
@@ -166,12 +165,7 @@ class Home:
 
     def _key(self, name: str, size: int | None) -> bytes:
         path = self.keys / name
-        try:
-            data = path.read_bytes()
-        except OSError:
-            raise ConfigError(str(path), "key file cannot be read; run `init` first") from None
-        if path.stat().st_mode & 0o077:
-            raise ConfigError(str(path), "key file is readable by others; chmod 600 it")
+        data = read_private(path)
         if size is not None and len(data) != size:
             raise ConfigError(str(path), "key file has a wrong size; restore it from your backup")
         return data
@@ -201,36 +195,4 @@ class Home:
         """Create the state folders, private to this user."""
         folders = (self.snapshots, self.audiences, self.matches, self.frozen, self.caches)
         for folder in (self.state, *folders):
-            folder.mkdir(parents=True, exist_ok=True)
-            folder.chmod(0o700)
-
-
-def unfinished(path: Path) -> Path:
-    """Where a file is written until it is whole."""
-    return path.with_name(path.name + ".new")
-
-
-@contextmanager
-def new_private(path: Path) -> Iterator[BinaryIO]:
-    """A file only this user can read, that is there whole after the body or not at all."""
-    temporary = unfinished(path)
-    temporary.unlink(
-        missing_ok=True
-    )  # of a process that was killed; never written into: it may be another's
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-    handle = os.open(temporary, flags, 0o600)
-    try:
-        with os.fdopen(handle, "wb") as target:
-            yield target
-            target.flush()
-            os.fsync(target.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """Write a file only this user can read, whole or not at all."""
-    with new_private(path) as file:
-        file.write(data)
+            own_folder(folder)

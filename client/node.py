@@ -58,8 +58,9 @@ from flwr.supernode.fleet_http_connection import http_request_response
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
-from client.home import Home, write_private
+from client.home import Home
 from protos import logs
+from protos.files import write_private
 
 log = logging.getLogger("tallystick.node")
 

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.audience import Audience
-from client.home import new_private
 from privacy.matching import tokens
 from privacy.matching.deck import Deck
 from privacy.matching.engine import TOKEN_BYTES
 from privacy.matching.storage import Log, Spool
+from protos.files import new_private
 
 
 def write_people(path: Path, audience: Audience, chosen: NDArray[np.bool_]) -> None:

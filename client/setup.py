@@ -11,10 +11,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import NameOID
 
-from client.home import Home, write_private
+from client.home import Home
 from privacy.errors import ConfigError
 from privacy.randomness import Randomness
 from protos import alliance, joining
+from protos.files import write_private
 from protos.identity import encode, fingerprint, read_certificate, read_node_key
 
 TEMPLATE = """\

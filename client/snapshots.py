@@ -14,13 +14,14 @@ from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
 
-from client.home import Home, write_private
+from client.home import Home
 from client.store import Store
 from client.table import Report, Snapshot, Source, signature
 from privacy.errors import DataError, Refused
 from privacy.randomness import Randomness
 from protos.addresses import JobId
 from protos.alliance import Contract
+from protos.files import write_private
 from protos.jobs import Job
 from protos.refusal import Code
 from protos.toml import canonical

@@ -7,15 +7,15 @@ stock SuperNode there are three: the gate, ``flower-supernode`` and our executor
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from client.home import Home, write_private
+from client.home import Home
 from privacy.errors import ConfigError
-from protos.supervise import Child, run
+from protos.files import own_folder, write_private
+from protos.supervise import Child, python, run
 
 
 def start(home: Home, *, stock: bool = False, ready: Callable[[], None] = lambda: None) -> None:
@@ -26,9 +26,7 @@ def start(home: Home, *, stock: bool = False, ready: Callable[[], None] = lambda
     home.identity()
     home.prepare()
     _check_socket_length(home.socket)
-    gate = Child(
-        "gate", [sys.executable, "-m", "client.service", str(home.root)], _log(home, "gate")
-    )
+    gate = Child("gate", python("client.service", str(home.root)), _log(home, "gate"))
     nodes = _stock(home) if stock else [_node(home)]
     run([gate, *nodes], ready=ready)
 
@@ -38,8 +36,7 @@ def _log(home: Home, name: str) -> Path:
 
 
 def _node(home: Home, *more: str) -> Child:
-    command = [sys.executable, "-m", "client.node", str(home.root), *more]
-    return Child("node", command, _log(home, "node"))
+    return Child("node", python("client.node", str(home.root), *more), _log(home, "node"))
 
 
 def _check_socket_length(path: Path) -> None:
@@ -49,24 +46,22 @@ def _check_socket_length(path: Path) -> None:
 
 def _stock(home: Home) -> list[Child]:
     """An unmodified SuperNode in process isolation, and our executor that unpacks nothing."""
-    program = shutil.which("flower-supernode", path=str(Path(sys.executable).parent)) or (
-        shutil.which("flower-supernode")
-    )
-    if program is None:
+    program = Path(sys.executable).parent / "flower-supernode"
+    if not program.is_file():  # nor anywhere else: PATH may name the current folder
         raise ConfigError("flower-supernode", "is not installed beside this Python")
     contract = home.contract()
     secret = home.keys / "runtime.secret"
     if not secret.exists():
-        write_private(secret, os.urandom(32).hex().encode())
+        write_private(secret, os.urandom(32).hex().encode(), once=True)
     authority = home.state / "authority.pem"
-    authority.write_text(contract.coordinator.authority)
+    write_private(authority, contract.coordinator.authority.encode())
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     folder = home.state / "supernode"
-    folder.mkdir(exist_ok=True)
+    own_folder(folder)
     command = [
-        program,
+        str(program),
         "--superlink", contract.coordinator.link,
         "--root-certificates", str(authority),
         "--auth-supernode-private-key", str(home.keys / "node.key"),

@@ -23,6 +23,12 @@ HEALTHY_AFTER = 20.0
 STOP_PATIENCE = 8.0
 
 
+def python(module: str, *arguments: str) -> list[str]:
+    """A command line for a module of ours under this very interpreter. ``-P``: nothing is looked for in the
+    current folder, where somebody may have put a ``protos/`` of his own."""
+    return [sys.executable, "-P", "-m", module, *arguments]
+
+
 @dataclass
 class Child:
     """One supervised process. ``log``: where its standard error goes."""
@@ -41,11 +47,11 @@ class Child:
         """Start it now."""
         with self.log.open("ab") as target:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "protos.supervise", *self.command],
+                [*python("protos.supervise"), *self.command],
                 stdin=subprocess.DEVNULL,
                 stdout=target,
                 stderr=target,
-                env={**os.environ, **self.environment},
+                env={**os.environ, "PYTHONSAFEPATH": "1", **self.environment},
                 start_new_session=True,
             )
         self.starts += 1

@@ -14,15 +14,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import functools
 import hashlib
 import hmac
-import json
 import logging
 import os
 import socket
-import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,7 +31,6 @@ from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 from flwr.app import Context
 from flwr.cli.build import build_fab_from_files
 from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, SubStatus
-from flwr.common.event_log_plugin import EventLogWriterPlugin
 from flwr.common.serde import (
     context_from_proto,
     context_to_proto,
@@ -51,7 +47,6 @@ from flwr.proto.runtime_pb2 import (
 from flwr.supercore.auth.typing import AccountInfo
 from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME, TaskType
 from flwr.supercore.control import ControlHttpClient
-from flwr.supercore.event_log.typing import Actor, Event, LogEntry
 from flwr.supercore.fab import Fab
 from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
 from flwr.supercore.interceptors import (
@@ -68,9 +63,10 @@ from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from flwr.superlink.grid import HttpGrid, http_grid
 from flwr.superlink.main import create_app
-from starlette.middleware import Middleware
 
 from protos import logs
+from server.calls import CallLog
+from server.firewall import PathFirewall, shorten
 from server.home import Home
 
 log = logging.getLogger("tallystick.link")
@@ -111,8 +107,6 @@ OBJECT_PAUSE = 0.03
 OBJECT_PATIENCE = 8.0
 """Seconds until a reply whose sender died while pushing it is asked for afresh."""
 
-CHATTY = ("pull-messages", "pullmessages", "heartbeat")
-
 
 class TokenAuthn(NoOpControlAuthnPlugin):  # type: ignore[misc]
     """Bearer token on the Control API, compared in constant time."""
@@ -130,127 +124,6 @@ class TokenAuthn(NoOpControlAuthnPlugin):  # type: ignore[misc]
             # The open-source federation manager knows this one account only.
             return True, AccountInfo(flwr_aid="<id:none>", account_name="none")
         return False, None
-
-
-class CallLog(EventLogWriterPlugin):  # type: ignore[misc]
-    """One JSON line for each call, chained: ``prev`` is the SHA-256 of the line before."""
-
-    def __init__(self, path: Path) -> None:
-        self._lock = threading.Lock()
-        self._previous = "0" * 64
-        if path.exists():
-            lines = path.read_bytes().splitlines()
-            if lines:
-                self._previous = hashlib.sha256(lines[-1]).hexdigest()
-        self._file = path.open("ab", buffering=0)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-    def compose_log_before_event(
-        self, request: Any, context: Any, account_info: Any, method_name: str
-    ) -> LogEntry:
-        """Flower's hook, before a call."""
-        return self._entry(request, context, account_info, method_name, "started")
-
-    def compose_log_after_event(
-        self, request: Any, context: Any, account_info: Any, method_name: str, response: Any
-    ) -> LogEntry:
-        """Flower's hook, after a call. Exception texts stay out."""
-        status = "failed" if isinstance(response, BaseException) else "completed"
-        return self._entry(request, context, account_info, method_name, status)
-
-    def _entry(
-        self, request: Any, context: Any, account: Any, method: str, status: str
-    ) -> LogEntry:
-        node = getattr(getattr(request, "node", None), "node_id", None)
-        content = getattr(getattr(request, "fab", None), "content", b"")
-        bundle = hashlib.sha256(content).hexdigest() if content else None
-        actor = Actor(
-            str(node) if node else getattr(account, "flwr_aid", None),
-            None,
-            context.client.host if context.client else "",
-        )
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        return LogEntry(
-            stamp, actor, Event(method, getattr(request, "run_id", None) or None, bundle), status
-        )
-
-    def write_log(self, log_entry: LogEntry) -> None:
-        """Append one line; polls and heartbeats that went well are left out.
-
-        Control calls leave a line when they start and when they end, the others when they end.
-        """
-        action = log_entry.event.action.lower()
-        if action.endswith(CHATTY) and log_entry.status != "failed":
-            return
-        if log_entry.status == "started" and "/control/" not in action:
-            return
-        with self._lock:
-            line = dataclasses.asdict(log_entry) | {"prev": self._previous}
-            data = json.dumps(line, sort_keys=True).encode()
-            self._previous = hashlib.sha256(data).hexdigest()
-            self._file.write(data + b"\n")
-
-
-class PathFirewall:
-    """ASGI: what is not for partners does not exist on the public socket."""
-
-    def __init__(self, app: Callable[..., Any], internal_port: int) -> None:
-        self._app, self._internal = app, internal_port
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http":
-            path = scope.get("path", "")
-            internal = (scope.get("server") or ("", 0))[1] == self._internal
-            allowed = (
-                not path.startswith(("/docs", "/openapi"))
-                if internal
-                else path.startswith("/v1/fleet/") or path == "/health"
-            )
-            if not allowed:
-                await send({"type": "http.response.start", "status": 404, "headers": []})
-                await send({"type": "http.response.body", "body": b""})
-                return
-        await self._app(scope, receive, send)
-
-
-class Unless:
-    """ASGI: leaves a layer of middleware out for paths that it would only pass on."""
-
-    def __init__(
-        self, app: Callable[..., Any], layer: type[Any], skip: tuple[str, ...], **options: Any
-    ) -> None:
-        self._plain, self._layered, self._skip = app, layer(app, **options), skip
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        passed_on = scope["type"] == "http" and scope.get("path", "").startswith(self._skip)
-        await (self._plain if passed_on else self._layered)(scope, receive, send)
-
-
-FLEET, RUNTIME = "/v1/fleet/", "/v1/runtime/"
-SKIPPED = {
-    "ControlSensitiveResponseMiddleware": (FLEET, RUNTIME),
-    "ControlAuthenticationMiddleware": (FLEET, RUNTIME),
-    "ControlLicenseMiddleware": (FLEET, RUNTIME),
-    "ControlEventLogMiddleware": (FLEET, RUNTIME),
-    "RuntimeTracingMiddleware": (FLEET,),
-    "NodeAuthMiddleware": (RUNTIME,),
-    "FleetEventLogMiddleware": (RUNTIME,),
-}
-"""Each of Flower's nine layers costs every request half a millisecond, and looks at the path only to
-find that it is not concerned. A layer is left out for other people's paths, never for its own."""
-
-
-def shorten(app: Any) -> None:
-    """Wrap Flower's middleware so that a request passes only the layers that concern it."""
-    app.user_middleware = [
-        Middleware(Unless, layer=layer.cls, skip=SKIPPED[layer.cls.__name__], **layer.kwargs)
-        if layer.cls.__name__ in SKIPPED
-        else layer
-        for layer in app.user_middleware
-    ]
 
 
 def _config(home: Home, calls: CallLog) -> SuperLinkLifespanConfig:

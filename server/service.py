@@ -7,11 +7,10 @@ job's last release; a job that keeps dying is failed with a reason.
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable
 
-from protos.supervise import Child, run
+from protos.supervise import Child, python, run
 from server.exchange import Exchange, serve
 from server.home import Home
 from server.store import JobRow, Store
@@ -28,7 +27,7 @@ class Service:
         self.store = Store(home.database, time.time)
         self.link = Child(
             "link",
-            [sys.executable, "-m", "server.link", "serve", str(home.root)],
+            python("server.link", "serve", str(home.root)),
             home.state / "link.log",
         )
         self.worker: Child | None = None
@@ -61,7 +60,7 @@ class Service:
             self.working_on = row.id
             self.worker = Child(
                 "job",
-                [sys.executable, "-m", "server.link", "work", str(self.home.root), row.id],
+                python("server.link", "work", str(self.home.root), row.id),
                 self.home.state / "jobs.log",
             )
             self.worker.tend()

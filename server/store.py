@@ -123,6 +123,16 @@ class Store:
         )
         return _row(rows[0]) if rows else None
 
+    def open_jobs(self) -> list[JobRow]:
+        """All jobs that are queued or running, the oldest first."""
+        return [
+            _row(row)
+            for row in self._run(
+                f"SELECT {_FIELDS} FROM jobs WHERE state IN ('queued', 'running')"
+                " ORDER BY created, rowid"
+            )
+        ]
+
     def start(self, job_id: str, planned: int) -> None:
         """Mark a job running, once more."""
         self._run(

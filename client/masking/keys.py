@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.home import write_private
 from privacy.errors import ConfigError, ParameterError
 from privacy.masking.keyed import KEY_BYTES, MasterKey
 from privacy.randomness import Randomness
+from protos.files import write_private
 
 SERVICE = "tallystick-masking"
 _LINE = re.compile(r"[0-9a-f]{64}")

@@ -17,7 +17,7 @@ import tomli_w
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import Field
 
-from client.home import Home, write_private
+from client.home import Home
 from client.journal import Journal
 from client.masking.keys import KeyRing
 from client.masking.policy import Policy, Purpose
@@ -28,6 +28,7 @@ from privacy.masking.keyed import enciphered, opened, tokens
 from privacy.masking.transform import Column
 from privacy.randomness import Randomness
 from protos import alliance, identity
+from protos.files import write_private
 from protos.toml import Strict, build, canonical, read_toml
 
 APPROVAL = identity.STATEMENT + b"reveal"

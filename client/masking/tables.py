@@ -12,16 +12,17 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedRandom
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from client import postgres
-from client.home import new_private, unfinished
 from client.masking import csv_files, parquet_keys
 from client.masking.keys import KeyRing
 from privacy.errors import ConfigError, DataError
+from protos.files import new_private
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -253,8 +254,8 @@ def _postgres(location: str, table: str | None) -> Table:
 class Writer:
     """Writes blocks to an open file, as the suffix of its final name says."""
 
-    def __init__(self, file: BinaryIO, path: Path, suffix: str, keys: KeyRing | None) -> None:
-        self._file, self._path, self._csv, self._keys = file, path, suffix != ".parquet", keys
+    def __init__(self, file: BufferedRandom, suffix: str, keys: KeyRing | None) -> None:
+        self._file, self._csv, self._keys = file, suffix != ".parquet", keys
         self._parquet: Any = None
         self.rows = 0
 
@@ -284,7 +285,10 @@ class Writer:
     def digest(self) -> str:
         """SHA-256 of the whole file, hexadecimal; nothing can be written afterwards."""
         self.close()
-        return file_digest(self._path)
+        self._file.seek(0)
+        found = hashlib.file_digest(self._file, "sha256").hexdigest()
+        self._file.seek(0, os.SEEK_END)
+        return found
 
     def abandon(self) -> None:
         """Let go of the file, which is about to be removed."""
@@ -319,7 +323,7 @@ def created(path: Path, source: Path | None, keys: KeyRing | None) -> Iterator[W
     if source is not None and path.exists() and path.samefile(source):
         raise ConfigError("--out", "is the table itself; it would be lost")
     with written(path) as file:
-        writer = Writer(file, unfinished(path), suffix, keys)
+        writer = Writer(file, suffix, keys)
         try:
             yield writer
             writer.close()
@@ -329,7 +333,7 @@ def created(path: Path, source: Path | None, keys: KeyRing | None) -> Iterator[W
 
 
 @contextmanager
-def written(path: Path) -> Iterator[BinaryIO]:
+def written(path: Path) -> Iterator[BufferedRandom]:
     """A private file, whole or not at all. Raises DataError where the disk does not take it."""
     try:
         with new_private(path) as file:

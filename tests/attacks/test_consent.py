@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ import pytest
 import tomli_w
 
 from client import freezing, frozen, offline
-from client.home import write_private
 from privacy.matching.deck import ranks
 from protos import wire
 from protos.alliance import dump
@@ -118,18 +116,3 @@ def test_an_older_epoch_serves_no_more_once_there_is_a_newer_one(
             freezing.freeze(at, "members", lambda _: True)
         epochs = frozen.epochs(at.store)
         assert [(e.number, e.uses - e.used) for e in epochs] == [(1, 0), (2, 0), (3, 4)]
-
-
-def test_a_file_that_somebody_else_began_is_not_written_into(tmp_path: Path) -> None:
-    other, link = tmp_path / "other", tmp_path / "scores.csv.new"
-    other.write_text("precious")
-    link.symlink_to(other)
-    write_private(tmp_path / "scores.csv", b"secret")
-    assert other.read_text() == "precious"
-    assert (tmp_path / "scores.csv").read_bytes() == b"secret"
-    assert not (tmp_path / "scores.csv").is_symlink()
-    begun = (tmp_path / "scores.csv.new").open("wb")
-    (tmp_path / "scores.csv.new").chmod(0o666)
-    write_private(tmp_path / "scores.csv", b"more")
-    assert (tmp_path / "scores.csv").stat().st_mode & 0o777 == 0o600
-    begun.close()

@@ -16,7 +16,8 @@ from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from flwr.superlink.grid import HttpGrid, http_grid
 from flwr.superlink.main import _get_middleware, create_app
 
-from server import link
+from server import firewall, link
+from server.calls import CallLog
 from server.doctor import count_calls
 
 
@@ -37,10 +38,10 @@ def test_the_launchers_configuration() -> None:
 
 def test_the_layers_that_are_skipped_look_at_the_path_themselves() -> None:
     layers = {layer.cls.__name__: layer.cls for layer in _get_middleware()}
-    assert set(link.SKIPPED) <= set(layers)
-    for name, skipped in link.SKIPPED.items():
-        own = {"Control": "/v1/control/", "Fleet": link.FLEET, "NodeAuth": link.FLEET,
-               "Runtime": link.RUNTIME}[next(k for k in ("Control", "Fleet", "NodeAuth", "Runtime")
+    assert set(firewall.SKIPPED) <= set(layers)
+    for name, skipped in firewall.SKIPPED.items():
+        own = {"Control": "/v1/control/", "Fleet": firewall.FLEET, "NodeAuth": firewall.FLEET,
+               "Runtime": firewall.RUNTIME}[next(k for k in ("Control", "Fleet", "NodeAuth", "Runtime")
                                              if name.startswith(k))]  # fmt: skip
         assert not own.startswith(skipped), f"{name} must never be skipped for its own path"
 
@@ -74,7 +75,7 @@ def test_the_call_log_is_chained_over_restarts(tmp_path: Path) -> None:
     path = tmp_path / "calls.jsonl"
     context = SimpleNamespace(client=SimpleNamespace(host="127.0.0.1"))
     for _ in range(2):
-        calls = link.CallLog(path)
+        calls = CallLog(path)
         for method in (
             "/v1/control/start-run",
             "/v1/fleet/pull-messages",
@@ -122,6 +123,6 @@ def test_the_path_firewall(path: str, port: int, served: bool) -> None:
     import asyncio
 
     scope = {"type": "http", "path": path, "server": ("127.0.0.1", port)}
-    asyncio.run(link.PathFirewall(inner, 2)(scope, None, send))
+    asyncio.run(firewall.PathFirewall(inner, 2)(scope, None, send))
     assert bool(reached) == served
     assert bool(sent) != served

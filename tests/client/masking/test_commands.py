@@ -122,7 +122,7 @@ def test_keys(run: Run, place: Path) -> None:
         (["keys", "new", "file:masking.key"], 2, "there already"),
         (["keys", "new", "masking.key"], 2, "file:PATH"),
         (["upload", "list", "--platform", "google", "--policy", "policy.toml", "--out", "o.csv",
-          "--home", "x"], 2, "key file cannot be read"),
+          "--home", "x"], 2, "key file is not there"),
     ],
 )  # fmt: skip
 def test_mistakes_end_in_one_clear_line(

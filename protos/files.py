@@ -1,0 +1,208 @@
+"""Files: the one way in which either side writes one, and the one way in which it reads a key.
+
+Whoever may write into a folder may prepare it: a file of the name that we are about to open, a link from
+there to something of ours, a pipe, a file that he still holds open. So nothing is ever written under a name
+that could be known before:
+
+    write   into a file without a name (Linux: ``O_TMPFILE``), or under a random one that nobody had
+            (``O_EXCL | O_NOFOLLOW``), in the folder of the target and relative to its descriptor; mode 0600;
+            synced; given its name in one step; then looked at again: it must be the file that was written
+    read    a key: no link, a regular file, ours or root's, nobody else's to read or to write, of bounded
+            size; opened before it is looked at
+    folder  0700, ours; not one that others can write into
+
+A target that is a link is replaced, not followed. An output that is an input of the same command is refused
+(``inputs``), by device and inode, whatever it is called. What a killed process leaves is at most a file under
+a random name (``.NAME.RANDOM.new``), where the system has no ``O_TMPFILE``.
+
+*Not* handled: an administrator of the machine; file systems that ignore modes; somebody who may rename the
+folders above (:func:`check_folder` refuses those that others own or write, up to the root).
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import secrets
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from io import BufferedRandom
+from pathlib import Path
+
+from privacy.errors import ConfigError
+
+LARGEST_KEY = 64 << 10
+"""Bytes of a file that is read as a key."""
+_NEW = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+@contextmanager
+def new_private(
+    path: Path, *, inputs: Iterable[Path] = (), once: bool = False
+) -> Iterator[BufferedRandom]:
+    """A file only this user can read, that is there whole after the body or not at all.
+
+    Open for reading too. ``inputs``: files that it must not take the place of. ``once``: it must not be there
+    yet, as keys must not.
+    Raises ConfigError for those, OSError for what the system refuses.
+    """
+    _check_output(path, inputs, once)
+    folder = os.open(path.parent, _FOLDER)
+    temporary = ""
+    try:
+        handle, temporary = _begun(folder, path.name)
+        with os.fdopen(handle, "w+b") as target:
+            yield target
+            target.flush()
+            os.fsync(target.fileno())
+            temporary = temporary or _named(target.fileno(), folder, path.name)
+            _put(folder, temporary, path, once)
+            temporary = ""
+            _check_same(os.fstat(target.fileno()), folder, path)
+        os.fsync(folder)
+    finally:
+        if temporary:
+            with suppress(OSError):
+                os.unlink(temporary, dir_fd=folder)
+        os.close(folder)
+
+
+def write_private(
+    path: Path, data: bytes, *, inputs: Iterable[Path] = (), once: bool = False
+) -> None:
+    """Write a file only this user can read, whole or not at all; see :func:`new_private`."""
+    with new_private(path, inputs=inputs, once=once) as file:
+        file.write(data)
+
+
+def read_private(path: Path, limit: int = LARGEST_KEY) -> bytes:
+    """The bytes of a secret of ours. Raises ConfigError with what to do where anybody else could have read
+    or written it, and where it is no regular file of at most ``limit`` bytes."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise ConfigError(str(path), "key file is not there") from None
+    except OSError as error:
+        reason = "is a link" if path.is_symlink() else (error.strerror or type(error).__name__)
+        raise ConfigError(str(path), f"key file cannot be read: {reason}") from None
+    with os.fdopen(handle, "rb") as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise ConfigError(str(path), "is not a regular file")
+        if found.st_uid not in (os.geteuid(), 0):
+            raise ConfigError(
+                str(path), "key file belongs to another user, who knows it; make a new key"
+            )
+        if found.st_mode & 0o077:
+            raise ConfigError(str(path), "key file is readable by others; chmod 600 it")
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ConfigError(str(path), f"has over {limit} bytes: it is no key")
+    return data
+
+
+def own_folder(path: Path) -> Path:
+    """Make ``path`` a folder that only this user can enter. Raises ConfigError if it is somebody else's."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    check_folder(path)
+    path.chmod(0o700)
+    return path
+
+
+def check_folder(path: Path) -> None:
+    """Raises ConfigError unless ``path`` is a folder of ours, no link, and neither it nor a folder above it
+    can be emptied and filled by another user (as OpenSSH's StrictModes; sticky folders of root will do)."""
+    if path.is_symlink():
+        raise ConfigError(str(path), "is a link; name the folder itself")
+    whole = path.resolve()
+    for folder in (whole, *whole.parents):
+        found = folder.stat()
+        if folder == whole and not stat.S_ISDIR(found.st_mode):
+            raise ConfigError(str(path), "is not a folder")
+        theirs = found.st_uid not in (os.geteuid(), 0)
+        shared = _is_shared(found) and (folder == whole or not found.st_mode & stat.S_ISVTX)
+        if theirs or shared:
+            what = "belongs to another user" if theirs else "can be written by other users"
+            raise ConfigError(
+                str(folder), f"{what}: what is kept there could be replaced; chmod go-w it, or move"
+            )
+
+
+def _is_shared(found: os.stat_result) -> bool:
+    """Can users other than the owner write there? A group of the user's own, as Debian makes, is nobody."""
+    if found.st_mode & 0o002:
+        return True
+    return bool(found.st_mode & 0o020) and not _is_private_group(found.st_gid)
+
+
+def _is_private_group(group: int) -> bool:
+    try:
+        me = pwd.getpwuid(os.geteuid())
+        return me.pw_gid == group and set(grp.getgrgid(group).gr_mem) <= {me.pw_name}
+    except KeyError:
+        return False
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Do both names lead to one file, by device and inode?"""
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
+
+
+def _check_output(path: Path, inputs: Iterable[Path], once: bool) -> None:
+    if path.name in ("", ".", ".."):
+        raise ConfigError(str(path), "is not the name of a file")
+    if once and (path.exists() or path.is_symlink()):
+        raise ConfigError(str(path), "is there already; it is never overwritten")
+    for given in inputs:
+        if same_file(path, given):
+            raise ConfigError(
+                str(path), "is a file that this command reads; it would be lost. Name another"
+            )
+    if path.is_dir() and not path.is_symlink():
+        raise ConfigError(str(path), "is a folder; name a file")
+
+
+def _begun(folder: int, name: str) -> tuple[int, str]:
+    """A new file in ``folder`` and its random name, "" while it has none."""
+    nameless = getattr(os, "O_TMPFILE", 0)
+    if nameless:
+        with suppress(OSError):  # not every file system can
+            return os.open(".", os.O_RDWR | nameless | os.O_CLOEXEC, 0o600, dir_fd=folder), ""
+    temporary = _random_name(name)
+    return os.open(temporary, os.O_RDWR | _NEW, 0o600, dir_fd=folder), temporary
+
+
+def _named(handle: int, folder: int, name: str) -> str:
+    """Give a nameless file a random name."""
+    temporary = _random_name(name)
+    os.link(f"/proc/self/fd/{handle}", temporary, dst_dir_fd=folder, follow_symlinks=True)
+    return temporary
+
+
+def _random_name(name: str) -> str:
+    return f".{name[:100]}.{secrets.token_hex(8)}.new"
+
+
+def _put(folder: int, temporary: str, path: Path, once: bool) -> None:
+    if not once:
+        os.replace(temporary, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+        return
+    try:
+        os.link(temporary, path.name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+    except FileExistsError:
+        raise ConfigError(str(path), "is there already; it is never overwritten") from None
+    os.unlink(temporary, dir_fd=folder)
+
+
+def _check_same(written: os.stat_result, folder: int, path: Path) -> None:
+    there = os.stat(path.name, dir_fd=folder, follow_symlinks=False)
+    if (there.st_dev, there.st_ino) != (written.st_dev, written.st_ino):
+        raise ConfigError(
+            str(path), "was replaced by somebody while it was written: the folder is not safe"
+        )
