@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from client import audience_cli
+from client import audience_cli, heads_cli
 from client.home import Home
 from client.masking import cli as masking
 from privacy.errors import DataError
@@ -50,11 +50,14 @@ def join(
     home: HomeOption = HERE,
 ) -> None:
     """Answer an invitation: write an application with this partner's public keys."""
-    from client import setup
+    from client import asked, setup
     from protos.identity import decode_key, fingerprint
+    from protos.joining import load_invitation
 
-    partner = Home(home)
-    invited = setup.join(partner, invitation, residency, out)
+    partner, invited = Home(home), load_invitation(invitation)
+    for line in asked.of_invitation(invited):
+        typer.echo(line)
+    setup.apply(partner, invited, residency, out, inputs=(invitation,))
     public = decode_key(invited.coordinator.identity, "coordinator.identity")
     console.say("wrote {}; send it to {}", out, invited.coordinator.name)
     typer.echo(f"their fingerprint: {fingerprint(public)}")
@@ -87,7 +90,7 @@ def sign(
             abort=True,
         )
     signed = setup.sign(partner, contract, now, agreed=terms.digest())
-    missing = [p.name for p in signed.parties if p.name not in signed.signatures]
+    missing = signed.unsigned()
     typer.echo(f"signed; {'missing: ' + ', '.join(missing) if missing else 'everyone has signed'}")
 
 
@@ -104,6 +107,19 @@ def check(
         "{} is valid until {}, signed by {} parties; installed",
         installed.name, f"{installed.expires:%Y-%m-%d}", len(installed.signatures),
     )  # fmt: skip
+
+
+@app.command()
+def renew(
+    certificate: Annotated[Path, typer.Argument(help="the file the coordinator sent")],
+    home: HomeOption = HERE,
+) -> None:
+    """Take a new TLS certificate for the key in the contract; `start` also gets one by itself."""
+    from client import renewal
+
+    now = datetime.now(UTC)
+    made = renewal.install(Home(home), renewal.read(certificate), now, str(certificate))
+    typer.echo(f"the certificate in use is valid until {made.not_valid_after_utc:%Y-%m-%d}")
 
 
 @app.command()
@@ -162,13 +178,15 @@ def preview(
     job: Annotated[Path, typer.Argument(help="job.toml as the coordinator would send it")],
     home: HomeOption = HERE,
 ) -> None:
-    """Would this job be allowed here, what would it cost, and how many rows would it use?"""
-    from client import policy
+    """Show all that a job asks for: would it be allowed here, at what cost, over how many rows?"""
+    from client import asked, policy
     from client.table import read
     from protos import jobs
 
     partner = Home(home)
     contract, wanted = partner.contract(), jobs.load(job)
+    for line in asked.of_job(wanted):
+        typer.echo(line)
     policy.check(wanted, contract, partner.config())
     mu2 = wanted.mu2(contract)
     if mu2:
@@ -214,13 +232,23 @@ def score(
     model: Annotated[str, typer.Argument(help="a delivered model: NAME, or NAME@JOB")],
     out: Annotated[Path, typer.Option(help="CSV to write, readable by you only")],
     home: HomeOption = HERE,
+    as_is: Annotated[
+        bool,
+        typer.Option(
+            "--as-is", help="for machines: leave keys that a spreadsheet would run as a formula"
+        ),
+    ] = False,
 ) -> None:
     """Score this partner's own customers with a delivered model. Nothing leaves."""
+    from client import sheets
+    from client.home import check_output
     from client.offline import owner
     from client.table import read
-    from protos.files import write_private
+    from protos.files import new_private
 
     partner = Home(home)
+    partner.check_output(out)
+    check_output(out)
     with owner(partner, started=True) as found:
         contract, held = found.contract, found.models.find(model, unverified=True)
     columns = contract.declared_columns()
@@ -231,11 +259,12 @@ def score(
     if not snapshot.count or snapshot.key is None:
         raise DataError("no usable rows to score")
     values = held.model.score(snapshot.rows)
-    pairs = zip(snapshot.key, values, strict=True)
-    lines = "".join(
-        f'"{str(key).replace(chr(34), chr(34) * 2)}",{value:.6g}\n' for key, value in pairs
-    )
-    write_private(out, f"person,{held.name}\n{lines}".encode())
+    with new_private(out) as file:
+        file.write(f"person,{held.name}\n".encode())
+        for key, value in zip(snapshot.key, values, strict=True):
+            text = str(key) if as_is else sheets.quoted(str(key))
+            doubled = text.replace('"', '""')
+            file.write(f'"{doubled}",{value:.6g}\n'.encode())
     console.say("scored {} rows into {}", snapshot.count, out)
 
 
@@ -291,6 +320,7 @@ def journal_show(
 
 
 audience_cli.register(app)
+heads_cli.register(app)
 masking.register(app)
 main = console.entry(app)
 

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import socket
+import sqlite3
 import ssl
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
-from client import admission
+from client import admission, renewal
+from client.callhead import conflicts, held_head
 from client.home import Home
+from client.storage_key import SEALED
 from privacy.errors import TallystickError
 from privacy.matching import fast
 from privacy.matching.engine import available
 from protos.alliance import Contract
+from protos.certificates import ALARM_DAYS, days_left
+from protos.files import read_private
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,9 @@ def examine(home: Home) -> list[Finding]:
 
 def _findings(home: Home) -> Iterator[Finding]:
     yield _try("partner.toml", lambda: f"{home.config().name}")
+    yield _try("folders", lambda: _folders(home))
     yield _try("keys", lambda: "readable by you only" if home.identity() else "")
+    yield _try("storage key", lambda: _storage(home))
     contract: Contract | None = None
     try:
         contract = home.contract()
@@ -40,7 +49,9 @@ def _findings(home: Home) -> Iterator[Finding]:
         yield Finding("contract", False, str(error))
     if contract is None:
         return
+    yield _certificate(home, contract, datetime.now(UTC))
     yield _data(home, contract)
+    yield from _calls(home, contract)
     if contract.matching is not None:
         yield _matching(contract.matching.engine)
     for label, address in (
@@ -57,6 +68,35 @@ def _try(subject: str, look: Callable[[], str]) -> Finding:
         return Finding(subject, False, str(error))
 
 
+def _folders(home: Home) -> str:
+    home.check()
+    return "nobody else can write in them"
+
+
+def _storage(home: Home) -> str:
+    """Where the storage key lies; opened only where nobody is asked for it."""
+    how = home.config().keys.storage
+    if how == "passphrase":
+        read_private(home.keys / SEALED)
+        return "sealed under a passphrase"
+    if how.startswith("credential:"):
+        return f"{how}: systemd gives it to the unit; not looked at here"
+    home.storage_key()
+    return "keys/storage.key lies beside the database" if how == "file" else "the command gives it"
+
+
+def _certificate(home: Home, contract: Contract, now: datetime) -> Finding:
+    """How long the exchange will let this partner in."""
+    try:
+        left = days_left(renewal.current(home, contract, now), now)
+    except TallystickError as error:
+        return Finding("certificate", False, str(error))
+    text = f"{left} days left"
+    if left < ALARM_DAYS:
+        text += "; a running `start` renews it under 30 days, or get a file: `renew NAME.pem`"
+    return Finding("certificate", left >= ALARM_DAYS, text)
+
+
 def _data(home: Home, contract: Contract) -> Finding:
     try:
         home.source()  # what is wrong with a pin is found here
@@ -70,6 +110,30 @@ def _data(home: Home, contract: Contract) -> Finding:
     if not found.is_good:
         return Finding("data", False, f"{found.short()}; {found.warnings()[0]}")
     return Finding("data", True, found.short())
+
+
+def _calls(home: Home, contract: Contract) -> Iterator[Finding]:
+    """What the coordinator signed of its call log. Read without the storage key, which may be asked for."""
+    if not home.database.exists():
+        return
+    subject = "coordinator's call log"
+    try:
+        with closing(sqlite3.connect(home.database)) as database:
+
+            def rows(query: str) -> list[tuple[object, ...]]:
+                return list(database.execute(query))
+
+            held, wrong = held_head(rows, contract), conflicts(rows, contract)
+    except sqlite3.Error:  # of an earlier version: nothing was held yet
+        return
+    for before, after in wrong:
+        text = (
+            f"was cut, rewritten or restored: {before.is_of} is signed, and later {after.is_of}; ask the"
+            " coordinator what its `doctor` says. This partner's journal holds the first"
+        )
+        yield Finding(subject, False, text)
+    if held is not None and not wrong:
+        yield Finding(subject, True, f"signed up to {held.is_of}")
 
 
 def _matching(engine: str) -> Finding:

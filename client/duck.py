@@ -46,9 +46,9 @@ class Relation:
         """The cells of columns ``at``, column by column, a block of rows at a time; None for null.
         ``numbers``: which of them are wanted as numbers. Raises DataError."""
         cast = [
-            f"TRY_CAST({_quoted(self.names[i])} AS DOUBLE)"
+            f"TRY_CAST({quoted(self.names[i])} AS DOUBLE)"
             if as_number and _NUMBERS.fullmatch(self.types[i])
-            else f"CAST({_quoted(self.names[i])} AS VARCHAR)"
+            else f"CAST({quoted(self.names[i])} AS VARCHAR)"
             for i, as_number in zip(at, numbers, strict=True)
         ]
         with errors(self.place):
@@ -62,8 +62,9 @@ class Relation:
 
 
 @contextmanager
-def opened(path: Path, table: str | None) -> Iterator[Relation]:
-    """A Parquet file for None, else a table of a DuckDB file. Raises DataError."""
+def connected(path: Path, table: str | None) -> Iterator[tuple[duckdb.DuckDBPyConnection, str]]:
+    """A connection to a database in memory that reaches one file and spills nothing, and the relation to
+    select from. Raises DataError."""
     import duckdb
 
     if table is None and re.search(r"[*?\[]", str(path)):
@@ -86,14 +87,21 @@ def opened(path: Path, table: str | None) -> Iterator[Relation]:
             relation = f"read_parquet({name}, hive_partitioning = false)"
         else:
             db.execute(f"ATTACH {name} AS held (TYPE duckdb, READ_ONLY)")
-            relation = f"held.{_quoted(table)}"
+            relation = f"held.{quoted(table)}"
         db.execute("SET enable_external_access = false")
         db.execute("SET lock_configuration = true")
+        yield db, relation
+
+
+@contextmanager
+def opened(path: Path, table: str | None) -> Iterator[Relation]:
+    """A Parquet file for None, else a table of a DuckDB file. Raises DataError."""
+    with connected(path, table) as (db, relation):
         described = db.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()
         names = tuple(str(row[0]) for row in described)
         heading = names
         if table is None:  # DuckDB renames a column that is called like another
-            schema = f"SELECT name, num_children FROM parquet_schema({name})"
+            schema = f"SELECT name, num_children FROM parquet_schema({_literal(str(path))})"
             heading = _top(db.execute(schema).fetchall())
         if len(heading) != len(names):
             raise DataError(f"{path.name}: its columns cannot be told apart")
@@ -133,7 +141,8 @@ def errors(place: str) -> Iterator[None]:
         raise DataError(f"{place}: {type(error).__name__}; is the file complete?") from None
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
+    """An identifier."""
     return '"' + name.replace('"', '""') + '"'
 
 

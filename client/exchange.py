@@ -1,12 +1,14 @@
-"""A partner's end of the exchange: gRPC over TLS with the certificates of the contract."""
+"""A partner's end of the exchange: gRPC over TLS with the keys that the contract pins."""
 
 from __future__ import annotations
 
 import queue
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import grpc
 
+from client import renewal
 from client.home import Home
 from client.stream import LARGEST_FRAME, StreamLost
 
@@ -79,14 +81,9 @@ class ExchangeStream:
 
 
 def open_stream(home: Home, job: str, peer: str) -> ExchangeStream:
-    """Connect to the exchange of the installed contract, as the partner the contract knows."""
+    """Connect to the exchange of the installed contract, with the key that it pins for this partner."""
     contract = home.contract()
-    party = contract.party(home.config().name)
-    credentials = grpc.ssl_channel_credentials(
-        root_certificates=contract.coordinator.authority.encode(),
-        private_key=home.key_file("tls.key"),
-        certificate_chain=party.certificate.encode(),
-    )
+    credentials = renewal.credentials(home, contract, datetime.now(UTC))
     options = [
         ("grpc.max_receive_message_length", LARGEST_FRAME + 1024),
         ("grpc.keepalive_time_ms", 20_000),

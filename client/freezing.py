@@ -15,7 +15,6 @@ Not handled: a key that the owner changes is another person here; so is every ke
 from __future__ import annotations
 
 import fcntl
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,6 +35,7 @@ from privacy.matching.deck import Deck
 from privacy.matching.storage import Spool
 from privacy.programs import rules
 from protos.alliance import Matching
+from protos.files import open_private, own_folder
 
 DAY = 86_400.0
 KEPT = 2
@@ -378,14 +378,10 @@ def _over(at: Context, exposed: dict[tuple[str, int], int], uses: int) -> Tags:
 @contextmanager
 def _alone(home: Home, name: str) -> Iterator[None]:
     """Nobody else freezes this audience. Raises ConfigError if somebody does."""
-    folder = frozen.folder_of(home, name, 0).parent
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
+    folder = own_folder(frozen.folder_of(home, name, 0).parent)
+    with open_private(folder / "lock") as file:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise ConfigError(f"audiences.{name}", "is being frozen right now") from None
         yield
-    finally:
-        os.close(handle)

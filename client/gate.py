@@ -27,7 +27,8 @@ from concurrent.futures import TimeoutError as NotYet
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from client import frozen
+from client import frozen, marks
+from client.callhead import CallHeads
 from client.context import Context, Parts
 from client.heads import Heads
 from client.home import Home
@@ -54,7 +55,6 @@ from privacy.randomness import Randomness
 from protos import jobs, wire
 from protos.addresses import JobId, job_id
 from protos.alliance import Contract
-from protos.files import write_private
 from protos.refusal import Code
 
 log = logging.getLogger("tallystick.gate")
@@ -131,6 +131,7 @@ class Gate:
             self.name, home, self.config, self.contract, self.digest, self.identity, self.store,
             self.journal, self.ledger, self.heads, self.models, randomness, self.parts,
         )  # fmt: skip
+        self.calls = CallHeads(self.store, self.journal, self.contract, clock)
         self._open_stream = open_stream
         self._lock, self._registry = threading.Lock(), threading.Lock()
         self._workers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="gate")
@@ -329,16 +330,17 @@ class Gate:
                     job_id, spec, now, now,
                 )  # fmt: skip
                 self.store.put_secret(job_id, "spec", self._bound(spec))
-        if self._job(job_id).match:
-            return wire.ReplyBody(hello=self._own_once(job_id))
-        return wire.ReplyBody(hello=self._task(job_id).hello())
+        job, calls = self._job(job_id), self.calls.take(request.hello.calls, job_id)
+        if job.match:
+            return wire.ReplyBody(hello=self._own_once(job_id, calls))
+        return wire.ReplyBody(hello=self._task(job_id).hello(calls))
 
-    def _own_once(self, job_id: JobId) -> wire.Signed:
+    def _own_once(self, job_id: JobId, calls: wire.Signed | None) -> wire.Signed:
         """This gate's head as it was when the job was opened: asked again, it is the same bytes."""
         stored = self.store.reply(job_id, "hello", b"")
         if stored is not None:
             return wire.parse(wire.Signed, stored)
-        head = self.heads.own()
+        head = self.heads.own(calls=calls)
         self.store.put_reply(job_id, "hello", b"", wire.serialise(head))
         return head
 
@@ -422,17 +424,12 @@ class Gate:
     def _mark(self) -> None:
         """Write the journal's head down outside the database, so that a database that was put back is seen
         at start by this gate itself."""
-        sequence, digest = self.journal.head()
-        mark = f"{sequence} {digest.hex()}".encode()
-        write_private(self.home.mark, self.store.seal("mark", mark))
+        marks.put(self.home, self.store, self.journal)
 
     def _abandon_if_restored(self) -> None:
         """Open jobs of a database that is behind the mark are over: what they answered since is forgotten,
         and answering again would be a second draw for one charge. The peers find the missing charges."""
-        if not self.home.mark.exists():
-            return
-        sequence, digest = self.store.unseal("mark", self.home.mark.read_bytes()).split()
-        if self.journal.at(int(sequence)) == bytes.fromhex(digest.decode()):
+        if not marks.is_behind(self.home, self.store, self.journal):
             return
         log.warning("the database is older than this gate's mark: open jobs are over")
         with self.store.transaction():

@@ -3,35 +3,34 @@
 A head says: my journal has so many entries, the last one's digest, what I charged in all, and the time.
 Every gate states in its ``hello`` and in its handshakes the heads that it holds, its own among them,
 under its own signature; the others compare before anything is charged. The coordinator carries the
-statements and can leave none out: a step needs one of every party.
+statements and can leave none out: a step needs one of every party. Each is read within its bounds
+(:mod:`protos.statements`).
 
     a head of ours that our journal lacks       this gate was restored: it goes on from the highest such head
     a peer's own head is behind what we hold    the peer was restored
     the time of c + 1 other partners (the other one's at K = 2)
                                                 moves the ledger's period; a clock that differs by more than
                                                 a day asks the operator
+    a head that all others agreed to forget     nothing, whoever brings it (:mod:`protos.repairs`)
 
 At most c partners lie, so the (c + 1)-th latest time is not after an honest partner's.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from client.journal import LARGEST_SEQUENCE, Journal
+from client.journal import Journal
 from client.store import Store
-from privacy.errors import ConfigError, ProtocolError, Refused, WireError
-from protos import wire
+from privacy.errors import Refused, WireError
+from protos import statements, wire
 from protos.alliance import Contract
 from protos.refusal import Code
 
 DAY = 86_400.0
-LATEST = 1 << 40
-"""A time in seconds that nobody's clock can show."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Head:
     """A head and the statement that proves it."""
 
     party: str
-    said: wire.JournalHead
+    said: statements.JournalHead
     signed: wire.Signed
 
 
@@ -63,13 +62,17 @@ class Heads:
 
     # ------------------------------------------------------------------ what this gate states
 
-    def own(self, job: str = "", outcome: bytes = b"") -> wire.Signed:
-        """This gate's head, signed now. ``job`` and ``outcome``: of the job that it ends."""
+    def own(
+        self, job: str = "", outcome: bytes = b"", calls: wire.Signed | None = None
+    ) -> wire.Signed:
+        """This gate's head, signed now. ``job`` and ``outcome``: of the job that it ends; ``calls``: the head
+        of the coordinator's call log that was held before a match."""
         sequence, digest = self._journal.head()
         mu2, delta = self._journal.spent()
         head = wire.JournalHead(
             contract=self._digest, sequence=sequence, digest=digest, time=int(self._clock()),
             mu2=mu2, delta=delta, job=job, outcome=outcome, anchors=self._journal.anchors(),
+            calls=calls,
         )  # fmt: skip
         return wire.state(self._identity, self._me, head)
 
@@ -90,27 +93,22 @@ class Heads:
     def read(self, signed: wire.Signed) -> Head:
         """A head whose signature, contract and bounds fit, or Refused(PROTOCOL)."""
         try:
-            public = self._contract.identity_of(signed.party)
-            said = wire.read_statement(wire.JournalHead, signed, public)
-        except (ConfigError, ProtocolError, WireError):
-            raise Refused(Code.PROTOCOL, "a journal head's signature does not fit") from None
-        sums = (said.mu2, said.delta)
-        fits = (
-            0 <= said.sequence <= LARGEST_SEQUENCE
-            and said.time <= LATEST
-            and len(said.digest) == 32
-            and len(said.anchors) <= 64
-            and all(math.isfinite(value) and value >= 0.0 for value in sums)
-        )
-        if not fits:
-            raise Refused(Code.PROTOCOL, f"a journal head of {signed.party} is out of bounds")
-        return Head(signed.party, said, signed)
+            return Head(
+                signed.party, statements.read_head(self._contract, signed.party, signed), signed
+            )
+        except statements.BadStatement as error:
+            raise Refused(Code.PROTOCOL, str(error)) from None
 
     def _read_of(self, speaker: str, signed: wire.Signed) -> Head | None:
         """A head in a statement: the speaker's own must hold; one of another's earlier key is nothing."""
-        if signed.party == speaker:
-            return self.read(signed)
-        return self.read(signed) if self._proof(wire.serialise(signed)) is not None else None
+        if signed.party != speaker and self._proof(wire.serialise(signed)) is None:
+            return None
+        return self.read(signed)
+
+    def _remembered(self, heads: Iterable[Head]) -> list[Head]:
+        """Without those that the alliance agreed to forget."""
+        forgotten = self._journal.repaired()
+        return [h for h in heads if (h.party, h.said.sequence, h.said.digest) not in forgotten]
 
     def take(self, statements: Mapping[str, Sequence[wire.Signed]]) -> None:
         """Compare what the parties in ``statements`` state with what is held, then keep what is newer.
@@ -136,8 +134,9 @@ class Heads:
                         ours.append(head)
                         self._note_vouched(party, head)
             theirs += [head for head in found if head.party != self._me]
-        self._check_own(ours)
-        for head in theirs:  # what somebody holds of a third is no proof of what that one says now
+        self._check_own(self._remembered(ours))
+        # What somebody holds of a third is no proof of what that one says now.
+        for head in self._remembered(theirs):
             self._keep(head, now=head.signed in statements.get(head.party, ()))
         self._check_clock(clocks)
 
@@ -145,7 +144,7 @@ class Heads:
         """Heads that the coordinator brings along, of whatever age: newer ones are kept."""
         heads = list(heads)
         self._check_count(heads)
-        found = [self.read(each) for each in heads]
+        found = self._remembered([self.read(each) for each in heads])
         self._check_own([head for head in found if head.party == self._me])
         for head in found:
             if head.party != self._me:
@@ -188,6 +187,12 @@ class Heads:
         if not lost:
             return
         last = max(lost, key=lambda head: (head.said.mu2, head.said.sequence))
+        if max(head.said.sequence for head in lost) > statements.LAST_FOLLOWED:
+            raise Refused(
+                Code.ROLLED_BACK,
+                "this partner's key signed a head that its journal cannot go on from: it says an entry that"
+                " no journal reaches. Find out who used the key; `heads repair` makes the others forget it",
+            )
         with self._store.transaction():
             for head in sorted(lost, key=lambda head: (-head.said.mu2, -head.said.sequence)):
                 if not self._journal.knows(head.said):

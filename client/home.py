@@ -2,7 +2,8 @@
 
 partner.toml        private: data source, column mapping, rules that may only be stricter
 alliance.toml       the contract, once signed by all and installed by ``check``
-keys/               identity.key, node.key, tls.key, storage.key (mode 0600)
+keys/               identity.key, node.key, tls.key (mode 0600); storage.key, or where else the storage
+                    key lies: :mod:`client.storage_key`
 state/              gate.db, mark (how far its journal was), gate.sock, logs, admitted.json (how the table
                     is read), audiences/ (results); snapshots/, matches/, frozen/, caches/ and jobkeys/
                     (encrypted)
@@ -18,13 +19,15 @@ from typing import Literal, Self
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import Field, model_validator
 
+from client import storage_key
 from client.people import Normalisation
 from client.source import PIN, ReadAs, Source
+from client.storage_key import Keys
 from privacy.errors import ConfigError
 from privacy.identifiers import HOME_REGION
 from protos import alliance
 from protos.alliance import Contract, IdentifierKind, Kind
-from protos.files import own_folder, read_private
+from protos.files import check_folder, own_folder, read_private, same_file
 from protos.toml import Strict, build, read_toml
 
 
@@ -95,6 +98,13 @@ class AudienceRule(Strict):
     largest_change: int = Field(default=0, ge=0)
 
 
+class Results(Strict):
+    """The files that matches leave. ``as_is``: no cell is quoted for spreadsheets, because machines read
+    them."""
+
+    as_is: bool = False
+
+
 class Masking(Strict):
     """Who may approve that tokens are turned back: name to public key."""
 
@@ -108,8 +118,10 @@ class PartnerConfig(Strict):
     data: Data | None = None
     rules: Rules = Rules()
     limits: Limits = Limits()
+    keys: Keys = Keys()
     audiences: dict[str, AudienceRule] = Field(default_factory=dict)
     masking: Masking = Masking()
+    results: Results = Results()
 
     @model_validator(mode="after")
     def _named(self) -> Self:
@@ -138,6 +150,7 @@ class Home:
         self.frozen = self.state / "frozen"
         self.mark = self.state / "mark"
         self.caches = self.state / "caches"
+        self._storage: bytes | None = None
 
     def config(self) -> PartnerConfig:
         """Parsed ``partner.toml``."""
@@ -156,8 +169,20 @@ class Home:
         return Ed25519PrivateKey.from_private_bytes(self._key("identity.key", 32))
 
     def storage_key(self) -> bytes:
-        """The 32-byte key that seals this partner's state."""
-        return self._key("storage.key", 32)
+        """The 32-byte key that seals this partner's state; asked for once where it lies elsewhere."""
+        if self._storage is None:
+            config = self.config()
+            key = storage_key.opened(self.keys, config.name, config.keys)
+            if config.keys.storage == "file":
+                return key
+            self._storage = key
+        return self._storage
+
+    def hold(self, key: bytes) -> None:
+        """Use this storage key, which was handed over. Raises ConfigError."""
+        if len(key) != storage_key.SIZE:
+            raise ConfigError("storage key", "was not handed over whole")
+        self._storage = key
 
     def key_file(self, name: str) -> bytes:
         """Bytes of a key file."""
@@ -191,8 +216,44 @@ class Home:
             ReadAs.load(self.state / PIN) if pinned else None,
         )
 
+    def check(self) -> None:
+        """Raises ConfigError where another user could replace what lies here."""
+        for folder in (self.root, self.keys, self.state):
+            if folder.exists() or folder.is_symlink():
+                check_folder(folder)
+
+    def check_output(self, path: Path) -> None:
+        """Raises ConfigError for an output among this partner's keys and state, or in the place of its
+        configuration, its contract or its table."""
+        where = path.parent.resolve() / path.name
+        for folder in (self.keys, self.state):
+            if where.is_relative_to(folder.resolve()):
+                raise ConfigError(str(path), f"lies in {folder}, which is the partner's own")
+        for taken in (self.config_file, self.contract_file, *self._tables()):
+            if where == taken.parent.resolve() / taken.name or same_file(path, taken):
+                raise ConfigError(str(path), "is a file of the partner's own; name another")
+
+    def _tables(self) -> list[Path]:
+        try:
+            data = self.config().data
+        except ConfigError:
+            return []  # a command that needs it says what is wrong
+        return [self.root / data.source] if data and "://" not in data.source else []
+
     def prepare(self) -> None:
         """Create the state folders, private to this user."""
         folders = (self.snapshots, self.audiences, self.matches, self.frozen, self.caches)
         for folder in (self.state, *folders):
             own_folder(folder)
+
+
+def check_output(path: Path) -> None:
+    """:meth:`Home.check_output` of the partner whose folder ``path`` lies in, if it lies in one."""
+    inside = path.parent.resolve()
+    for folder in (inside, *inside.parents):
+        try:
+            found = (folder / "partner.toml").is_file()
+        except OSError:
+            continue  # whoever writes there finds out
+        if found:
+            Home(folder).check_output(path)

@@ -9,7 +9,6 @@ and copies that somebody made of the folder while the job ran.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,10 +18,10 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from privacy.errors import Refused
 from privacy.randomness import Randomness
 from protos.addresses import JobId
+from protos.files import erase, own_folder, write_private
 from protos.refusal import Code
 
 _NONCE = 12
-_SIZE = _NONCE + 32 + 16
 
 
 class JobKeys:
@@ -55,17 +54,8 @@ class JobKeys:
             return held
         plain, nonce = self._randomness(32), self._randomness(_NONCE)
         sealed = nonce + self._cipher.encrypt(nonce, plain, job.encode())
-        path = self._path(job)
         try:
-            self._folder.mkdir(mode=0o700, exist_ok=True)
-            temporary = path.with_name(path.name + ".new")
-            temporary.unlink(missing_ok=True)
-            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(handle, "wb") as file:
-                file.write(sealed)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
+            write_private(own_folder(self._folder) / job, sealed)
         except OSError as error:
             raise Refused(Code.STORAGE, f"state/jobkeys: {error.strerror}") from None
         return ChaCha20Poly1305(plain)
@@ -87,11 +77,6 @@ class JobKeys:
 
 def _overwrite(path: Path) -> None:
     try:
-        with path.open("r+b", buffering=0) as file:
-            file.write(bytes(max(_SIZE, os.fstat(file.fileno()).st_size)))
-            os.fsync(file.fileno())
-        path.unlink()
-    except FileNotFoundError:
-        return
+        erase(path)
     except OSError as error:
         raise Refused(Code.STORAGE, f"state/jobkeys: {error.strerror}") from None

@@ -13,6 +13,9 @@ A job is opened with the price of its whole plan, before any of it is charged: t
 says what *will* have been spent, so nothing that is charged later in the job is lost with a restored
 backup.
 
+A head of another partner that the alliance agreed to forget (:mod:`protos.repairs`) is an entry as well, with
+the signatures of those who agreed.
+
 What is not handled: whoever has the disk and the identity key can write what he likes after the last head
 that a peer saw (docs/security.md).
 """
@@ -30,17 +33,17 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client.store import Store
-from privacy.errors import ProtocolError, TallystickError, WireError
-from protos import identity, wire
+from privacy.errors import ConfigError, ProtocolError, TallystickError, WireError
+from protos import identity, repairs, wire
+from protos.statements import LARGEST_SEQUENCE, JournalHead
 from protos.toml import canonical
 
 GENESIS = bytes(32)
 CHARGE, CARRIED, RESTORED = "charge", "charges of 0.3.0", "restored"
+REPAIR = "repair"
 OPENED, CLOSED = "job opened", "job closed"
 ONCE = ("hello", "finish")
 """Replies that state this gate's head: what they say else does not change when they are asked for again."""
-LARGEST_SEQUENCE = 1 << 62
-"""A head that says more is not believed: it would leave no room for entries."""
 BATCH = 1000
 _TYPES = (int, int, float, str, str, int, bytes, str, bytes, bytes, bytes, bytes)
 """Of a row of the table; a body may be missing."""
@@ -153,6 +156,7 @@ class Journal:
         self._charged: list[Charged] = []
         self._restored: list[wire.JournalHead] = []
         self._opened: dict[str, Charge] = {}
+        self._repaired: dict[int, tuple[str, int, bytes]] = {}
         with store.transaction():
             self._sync()
             self._check_signature()
@@ -175,7 +179,7 @@ class Journal:
         found = self._store.row("SELECT digest FROM journal WHERE sequence = ?", sequence)
         return bytes(found[0]) if found else None
 
-    def knows(self, head: wire.JournalHead) -> bool:
+    def knows(self, head: JournalHead) -> bool:
         """Whether this journal has a head of its own, or went on from one that came after it and was charged
         for as much."""
         with self._store.transaction():
@@ -184,7 +188,7 @@ class Journal:
             any(head.sequence <= later.sequence for later in self._restored) and self._paid(head)
         )
 
-    def _paid(self, head: wire.JournalHead) -> bool:
+    def _paid(self, head: JournalHead) -> bool:
         """Whether as much was charged when this journal was restored. What heads state is spent in all, so a
         later one states more."""
         return any(head.mu2 <= later.mu2 for later in self._restored)
@@ -215,6 +219,12 @@ class Journal:
             self._sync()
             return job in self._opened
 
+    def repaired(self) -> set[tuple[str, int, bytes]]:
+        """Heads that the alliance agreed to forget: party, entry and its digest."""
+        with self._store.transaction():
+            self._sync()
+            return set(self._repaired.values())
+
     def charged(self) -> Sequence[Charged]:
         """Every charge, in order."""
         with self._store.transaction():
@@ -235,7 +245,9 @@ class Journal:
             if entry.kind == OPENED and entry.body is not None:
                 plain = json.loads(entry.body)
                 self._opened[entry.job] = Charge(OPENED, float(plain["mu2"]), float(plain["delta"]))
-        except (ValueError, KeyError, TypeError, AttributeError):
+            if entry.kind == REPAIR:
+                self._repaired[entry.sequence] = repairs.from_kept(entry.body or b"").head
+        except (ValueError, KeyError, TypeError, AttributeError, ConfigError):
             raise BrokenJournal(entry.sequence) from None
         if entry.kind == CLOSED:
             self._opened.pop(entry.job, None)
@@ -287,7 +299,12 @@ class Journal:
         if self.is_open(job):
             self._append_body(CLOSED, job, {"state": state})
 
-    def restore(self, head: wire.JournalHead, proof: bytes) -> None:
+    def repair(self, repair: repairs.Repair) -> None:
+        """Journal what all others signed: a head that is forgotten, with their signatures."""
+        body = repair.kept()
+        self._append(REPAIR, "", len(body), hashlib.sha256(body).digest(), repair.party, body)
+
+    def restore(self, head: JournalHead, proof: bytes) -> None:
         """Go on from a head of our own that a peer held and that this journal does not have.
 
         ``proof``: that head as signed. What was charged up to it and is missing here is charged again: all
@@ -357,6 +374,7 @@ class Journal:
             self._sequence, self._digest = sequence, digest
             self._opened = opened
             del self._charged[charged:]
+            self._repaired = {n: head for n, head in self._repaired.items() if n <= sequence}
 
 
 def entries(store: Store, after: int = 0) -> Iterator[tuple[Entry, bytes, bytes]]:

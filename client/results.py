@@ -1,4 +1,5 @@
-"""Files that a match leaves with those who may learn about single people."""
+"""Files that a match leaves with those who may learn about single people: for a spreadsheet
+(:mod:`client.sheets`), or ``as_is`` where ``[results]`` of partner.toml says so."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.audience import Audience
+from client.sheets import quoted
 from privacy.matching import tokens
 from privacy.matching.deck import Deck
 from privacy.matching.engine import TOKEN_BYTES
@@ -16,15 +18,20 @@ from privacy.matching.storage import Log, Spool
 from protos.files import new_private
 
 
-def write_people(path: Path, audience: Audience, chosen: NDArray[np.bool_]) -> None:
+def write_people(
+    path: Path, audience: Audience, chosen: NDArray[np.bool_], *, as_is: bool = False
+) -> None:
     """The file ``path``: the partner's own keys of the chosen people, (n,), in order."""
     with new_private(path) as file:
         file.write(b"person\n")
         for _, keys in audience.keys(chosen):
-            file.write("".join(f"{cell}\n" for cell in csv_cells(keys)).encode())
+            cells = csv_cells(keys if as_is else [quoted(key) for key in keys])
+            file.write("".join(f"{cell}\n" for cell in cells).encode())
 
 
-def write_pseudonyms(path: Path, audience: Audience, deck: Deck, mine: Log) -> None:
+def write_pseudonyms(
+    path: Path, audience: Audience, deck: Deck, mine: Log, *, as_is: bool = False
+) -> None:
     """``person,pseudonym``: a line for each person and identifier, in order of person."""
     found = np.frombuffer(b"".join(mine.read(i) for i in range(len(mine))), np.uint8)
     found = found.reshape(-1, TOKEN_BYTES)
@@ -39,7 +46,8 @@ def write_pseudonyms(path: Path, audience: Audience, deck: Deck, mine: Log) -> N
     with new_private(path) as file:
         file.write(b"person,pseudonym\n")
         for numbers, keys in audience.keys(chosen):
-            for number, cell in zip(numbers.tolist(), csv_cells(keys), strict=True):
+            cells = csv_cells(keys if as_is else [quoted(key) for key in keys])
+            for number, cell in zip(numbers.tolist(), cells, strict=True):
                 while at < len(people) and people[at] == number:
                     file.write(f"{cell},{found[places[at]].tobytes().hex()}\n".encode())
                     at += 1

@@ -1,6 +1,7 @@
 """The partner's database: its tables, its version, and the way from earlier versions.
 
-``PRAGMA user_version`` is the version: 0 is 0.3.0's. A migration is one transaction: it is done or it is not.
+``PRAGMA user_version`` is the version: 0 is 0.3.0's, 1 is 0.4.0's. A migration is one transaction: it is done
+or it is not.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import sqlite3
 
 from privacy.errors import ConfigError
 
-VERSION = 1
+VERSION = 2
 
 TABLES = """
 CREATE TABLE jobs (
@@ -58,6 +59,14 @@ CREATE TABLE snapshots (
 CREATE TABLE carried (
   time REAL NOT NULL, job TEXT NOT NULL, release TEXT NOT NULL, mu2 REAL NOT NULL, delta REAL NOT NULL);
 """
+
+_SINCE = {
+    2: (  # heads of the coordinator's call log, and those that do not fit each other
+        "CREATE TABLE calls (contract BLOB PRIMARY KEY, signed BLOB NOT NULL)",
+        "CREATE TABLE call_conflicts (time REAL NOT NULL, held BLOB NOT NULL, shown BLOB NOT NULL)",
+    ),
+}
+"""What each version adds to the tables of the first."""
 
 _FROM_030 = (
     "ALTER TABLE jobs RENAME TO jobs_030",
@@ -109,7 +118,7 @@ def prepare(db: sqlite3.Connection) -> None:
     db.execute("BEGIN IMMEDIATE")
     try:
         if int(db.execute("PRAGMA user_version").fetchone()[0]) == found:  # nobody was faster
-            _upgrade(db)
+            _upgrade(db, found)
         db.execute("COMMIT")
     except BaseException:
         if db.in_transaction:
@@ -117,7 +126,17 @@ def prepare(db: sqlite3.Connection) -> None:
         raise
 
 
-def _upgrade(db: sqlite3.Connection) -> None:
+def _upgrade(db: sqlite3.Connection, found: int) -> None:
+    if found == 0:
+        _make_first(db)
+    for version in range(max(found, 1) + 1, VERSION + 1):
+        for statement in _SINCE[version]:
+            db.execute(statement)
+    db.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def _make_first(db: sqlite3.Connection) -> None:
+    """The tables of version 1, empty or with what 0.3.0 kept."""
     old = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'charges'").fetchone()
     for statement in _FROM_030 if old else ():
         db.execute(statement)
@@ -126,4 +145,3 @@ def _upgrade(db: sqlite3.Connection) -> None:
             db.execute(statement)
     for statement in _INTO_1 if old else ():
         db.execute(statement)
-    db.execute(f"PRAGMA user_version = {VERSION}")

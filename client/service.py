@@ -1,4 +1,8 @@
-"""The gate as a process: gRPC on a Unix socket that only this user can reach."""
+"""The gate as a process: gRPC on a Unix socket that only this user can reach.
+
+``python -m client.service HOME [key-on-input]``: ``start`` hands the storage key over on standard input; by
+hand, without it, the gate gets the key itself.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +18,11 @@ from typing import Any
 
 import grpc
 
-from client import freezing
+from client import freezing, renewal
 from client.exchange import open_stream
 from client.gate import Delivery, Gate
 from client.home import Home
+from client.storage_key import KEY_ON_INPUT, SIZE
 from privacy.errors import TallystickError
 from protos import console, logs, wire
 
@@ -104,7 +109,7 @@ def _freeze_what_is_due(gate: Gate) -> None:
         log.warning("audiences: %s", type(error).__name__)
 
 
-def main(root: Path) -> int:
+def main(root: Path, *, key_on_input: bool = False) -> int:
     """Run the gate process until a signal stops it. Returns the exit code."""
     logs.configure()
     home = Home(root)
@@ -112,6 +117,8 @@ def main(root: Path) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
+        if key_on_input:
+            home.hold(sys.stdin.buffer.read(SIZE))
         gate = Gate(
             home,
             randomness=os.urandom,
@@ -123,6 +130,7 @@ def main(root: Path) -> int:
         return 2
     server = GateServer(gate, home.socket)
     server.start()
+    threading.Thread(target=renewal.keep, args=(home,), daemon=True).start()
     parent, looked = os.getppid(), time.monotonic()
     while not stop.wait(1.0):
         if os.getppid() != parent:  # the supervisor is gone: do not linger
@@ -137,4 +145,4 @@ def main(root: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), key_on_input=sys.argv[2:] == [KEY_ON_INPUT]))

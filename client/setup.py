@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -15,8 +16,10 @@ from client.home import Home
 from privacy.errors import ConfigError
 from privacy.randomness import Randomness
 from protos import alliance, joining
-from protos.files import write_private
-from protos.identity import encode, fingerprint, read_certificate, read_node_key
+from protos.certificates import pinned_key
+from protos.files import check_folder, own_folder, write_private
+from protos.identity import encode, fingerprint, key_bytes, load_node_key
+from protos.toml import build
 
 TEMPLATE = """\
 # What this partner brings and allows. Nothing here leaves this machine.
@@ -56,20 +59,24 @@ upload_to = []                        # platforms that match lists may be prepar
 def init(root: Path, name: str, randomness: Randomness) -> Home:
     """Create a partner's folder with fresh keys. Never overwrites keys."""
     if not alliance.NAME.fullmatch(name):
-        raise ConfigError("name", "a-z, 0-9, - and _, starting with a letter, at most 32")
+        raise ConfigError("name", alliance.NAMED)
     home = Home(root)
-    if home.keys.exists():
+    if home.keys.exists() or home.keys.is_symlink():
         raise ConfigError(str(home.keys), "keys exist already; they are never overwritten")
-    home.keys.mkdir(parents=True)
-    home.keys.chmod(0o700)
-    write_private(home.keys / "identity.key", randomness(32))
-    write_private(home.keys / "storage.key", randomness(32))
+    if root.exists() or root.is_symlink():
+        check_folder(root)  # before anything is put into it
+    own_folder(home.keys)
     node = ec.generate_private_key(ec.SECP384R1())
-    write_private(home.keys / "node.key", _pem(node, serialization.PrivateFormat.OpenSSH))
     tls = ec.generate_private_key(ec.SECP256R1())
-    write_private(home.keys / "tls.key", _pem(tls, serialization.PrivateFormat.PKCS8))
+    for file, data in (
+        ("identity.key", randomness(32)),
+        ("storage.key", randomness(32)),
+        ("node.key", _pem(node, serialization.PrivateFormat.OpenSSH)),
+        ("tls.key", _pem(tls, serialization.PrivateFormat.PKCS8)),
+    ):
+        write_private(home.keys / file, data, once=True)
     if not home.config_file.exists():
-        home.config_file.write_text(TEMPLATE.format(name=name), encoding="utf-8")
+        write_private(home.config_file, TEMPLATE.format(name=name).encode())
     home.prepare()
     return home
 
@@ -84,58 +91,82 @@ def own_fingerprint(home: Home) -> str:
 
 
 def join(home: Home, invitation_file: Path, residency: str, target: Path) -> joining.Invitation:
-    """Answer an invitation: write the application with this partner's public keys."""
+    """Answer an invitation: write the application, with proofs of this partner's keys. Raises ConfigError."""
     invitation = joining.load_invitation(invitation_file)
-    name = home.config().name
-    if invitation.party != name:
-        raise ConfigError("party", f"the invitation is for {invitation.party}, this is {name}")
-    key = home.identity()
-    node = serialization.load_ssh_private_key(home.key_file("node.key"), None)
-    tls = serialization.load_pem_private_key(home.key_file("tls.key"), None)
-    if not isinstance(tls, ec.EllipticCurvePrivateKey):
-        raise ConfigError("keys/tls.key", "is not an elliptic-curve key")
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    request = x509.CertificateSigningRequestBuilder().subject_name(subject)
-    application = joining.Application(
-        version=1,
-        alliance=invitation.alliance,
-        party=name,
-        identity=encode(key.public_key().public_bytes_raw()),
-        node_key=node.public_key()
-        .public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-        .decode(),
-        request=request.sign(tls, hashes.SHA256())
-        .public_bytes(serialization.Encoding.PEM)
-        .decode(),
-        residency=residency,
-    ).signed(key)
-    joining.write(target, application)
+    apply(home, invitation, residency, target, inputs=(invitation_file,))
     return invitation
 
 
-def check_before_signing(home: Home, contract: alliance.Contract, now: datetime) -> None:
-    """Terms hold, every key and certificate can be read, and this partner's are its own.
+def apply(
+    home: Home,
+    invitation: joining.Invitation,
+    residency: str,
+    target: Path,
+    *,
+    inputs: tuple[Path, ...] = (),
+) -> None:
+    """Write the application that answers an invitation, and over none of ``inputs``. Raises ConfigError."""
+    name = home.config().name
+    if invitation.party != name:
+        raise ConfigError("party", f"the invitation is for {invitation.party}, this is {name}")
+    if invitation.coordinator.name == name:
+        raise ConfigError("coordinator.name", "is this partner's own name")
+    node, tls = _node_key(home), tls_key(home)
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    request = x509.CertificateSigningRequestBuilder().subject_name(subject)
+    said = {
+        "version": 1,
+        "alliance": invitation.alliance,
+        "party": name,
+        "identity": encode(home.identity().public_key().public_bytes_raw()),
+        "node_key": node.public_key()
+        .public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+        .decode(),
+        "request": request.sign(tls, hashes.SHA256())
+        .public_bytes(serialization.Encoding.PEM)
+        .decode(),
+        "residency": residency,
+    }
+    application = build(joining.Application, said).signed(home.identity(), node, tls)
+    kept = (*inputs, *home.keys.glob("*"), home.config_file, home.contract_file)
+    joining.write(target, application, inputs=kept)
 
-    Raises ConfigError with the key path.
+
+def _node_key(home: Home) -> ec.EllipticCurvePrivateKey:
+    try:
+        key = serialization.load_ssh_private_key(home.key_file("node.key"), None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp384r1":
+        raise ConfigError("keys/node.key", "is not a private key on P-384 in OpenSSH's form")
+    return key
+
+
+def tls_key(home: Home) -> ec.EllipticCurvePrivateKey:
+    """The key that the contract pins for TLS. Raises ConfigError."""
+    try:
+        key = serialization.load_pem_private_key(home.key_file("tls.key"), None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise ConfigError("keys/tls.key", "is not an elliptic-curve private key in PEM")
+    return key
+
+
+def check_before_signing(home: Home, contract: alliance.Contract, now: datetime) -> None:
+    """Terms hold, every key and certificate can be read and is one party's alone, and this partner's are its
+    own. Raises ConfigError with the key path.
     """
     contract.check_terms(now)
     party = contract.party(home.config().name)
     public = home.identity().public_key().public_bytes_raw()
     if contract.identity_of(party.name) != public:
         raise ConfigError(f"parties.{party.name}.identity", "is not this partner's key")
-    node = serialization.load_ssh_private_key(home.key_file("node.key"), None).public_key()
-    mine = node.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-    where = f"parties.{party.name}"
-    if read_node_key(party.node_key, f"{where}.node_key") != read_node_key(mine.decode(), "keys"):
-        raise ConfigError(f"{where}.node_key", "is not this partner's key")
-    tls = serialization.load_pem_private_key(home.key_file("tls.key"), None).public_key()
-    if read_certificate(party.certificate, f"{where}.certificate").public_key() != tls:
-        raise ConfigError(f"{where}.certificate", "is not for this partner's key")
-    # The others' are trusted by this partner's TLS and link once it signs.
-    read_certificate(contract.coordinator.authority, "coordinator.authority")
-    for other in contract.parties:
-        read_certificate(other.certificate, f"parties.{other.name}.certificate")
-        read_node_key(other.node_key, f"parties.{other.name}.node_key")
+    where = f"parties.{party.name}.node_key"
+    if load_node_key(party.node_key, where) != _node_key(home).public_key():
+        raise ConfigError(where, "is not this partner's key")
+    if pinned_key(contract, party.name) != key_bytes(tls_key(home).public_key()):
+        raise ConfigError(f"parties.{party.name}.certificate", "is not for this partner's key")
 
 
 def sign(
@@ -150,11 +181,13 @@ def sign(
     if agreed is not None and contract.digest() != agreed:
         raise ConfigError(str(path), "was changed while it was shown; nothing was signed")
     check_before_signing(home, contract, now)
+    if contract.coordinator.name in {party.name for party in contract.parties}:
+        raise ConfigError(
+            "coordinator.name", "is the name of a party too; which is meant is not clear"
+        )
     key: Ed25519PrivateKey = home.identity()
     signed = contract.signed_by(home.config().name, key)
-    temporary = path.with_name(path.name + ".new")
-    temporary.write_text(alliance.dump(signed), encoding="utf-8")
-    temporary.replace(path)
+    write_private(path, alliance.dump(signed).encode())
     return signed
 
 

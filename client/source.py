@@ -19,8 +19,9 @@ from client import duck, postgres
 from client.lines import Lines
 from client.lines import positions as _named
 from client.people import Normalisation
-from privacy.errors import DataError
+from privacy.errors import ConfigError, DataError
 from privacy.identifiers import HOME_REGION
+from protos.toml import loads_json
 
 PIN = "admitted.json"
 """The file of a partner's state that says how its table was read when it was admitted."""
@@ -51,10 +52,10 @@ class ReadAs:
     def load(cls, path: Path) -> ReadAs | None:
         """The pin at ``path``; None without one. Raises DataError for one that cannot be read."""
         try:
-            return cls(**json.loads(path.read_bytes()))
+            return cls(**loads_json(path.read_bytes()))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError):
+        except (OSError, ConfigError, TypeError):
             raise DataError(f"state/{PIN}: cannot be read; run `doctor --data` again") from None
 
 

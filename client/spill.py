@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from privacy.errors import Refused
 from privacy.matching.storage import Buckets, Log
 from privacy.randomness import Randomness
+from protos.files import open_private, own_folder
 from protos.refusal import Code
 
 _HEAD = struct.Struct("<I")
@@ -33,8 +34,7 @@ class DiskSpool:
     failing disk, and for a file that was altered."""
 
     def __init__(self, folder: Path, key: bytes, randomness: Randomness) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o700)
+        own_folder(folder)
         self.folder, self._cipher, self._randomness = folder, AESGCM(key), randomness
         self._logs: dict[str, DiskLog] = {}
 
@@ -96,7 +96,7 @@ class DiskLog:
     def __init__(self, spool: DiskSpool, name: str, path: Path, *, durable: bool) -> None:
         self._spool, self._name, self._durable = spool, name, durable
         try:
-            self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b")
+            self._file = open_private(path)
             self._starts = self._whole_frames()
         except OSError as error:
             raise Refused(Code.STORAGE, f"match folder: {error.strerror}") from None
@@ -143,7 +143,7 @@ class DiskBuckets:
         self._spool, self._name, self._folder = spool, name, folder
         self._waiting = [bytearray() for _ in range(count)]
         self._sizes, self._pieces = [0] * count, [0] * count
-        folder.mkdir(mode=0o700)
+        own_folder(folder)
 
     def append(self, bucket: int, data: bytes) -> None:
         self._waiting[bucket] += data
@@ -173,8 +173,7 @@ class DiskBuckets:
         name = f"{self._name}/{bucket}/{self._pieces[bucket]}"
         frame = self._spool.seal(name, bytes(self._waiting[bucket]))
         try:
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-            with os.fdopen(handle, "ab") as file:
+            with open_private(path, append=True) as file:
                 file.write(frame)
         except OSError as error:
             raise Refused(Code.STORAGE, f"match folder: {error.strerror}") from None

@@ -1,32 +1,40 @@
 """``tallystick-partner start``: one command, two processes, the gate and the node.
 
 The node may end at any time (Flower's code does so on purpose); the gate does not notice. With a
-stock SuperNode there are three: the gate, ``flower-supernode`` and our executor beside it.
+stock SuperNode there are three: the gate, ``flower-supernode`` and our executor beside it. The storage key
+is asked for once, here, and handed to the gate through a pipe whenever it is started; where it came from is
+taken out of the environment that the others get.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from client.home import Home
+from client.storage_key import CREDENTIALS, KEY_ON_INPUT, PASSPHRASE_FD, PASSPHRASE_FILE
 from privacy.errors import ConfigError
 from protos.files import own_folder, write_private
-from protos.supervise import Child, python, run
+from protos.supervise import Child, beside, python, run
 
 
 def start(home: Home, *, stock: bool = False, ready: Callable[[], None] = lambda: None) -> None:
     """Run until a signal comes. Raises ConfigError if it cannot start."""
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+    home.check()
+    home = Home(home.root.resolve())  # children stand elsewhere
     home.contract()
     home.identity()
     home.prepare()
     _check_socket_length(home.socket)
-    gate = Child("gate", python("client.service", str(home.root)), _log(home, "gate"))
+    key = home.storage_key()
+    for name in (CREDENTIALS, PASSPHRASE_FD, PASSPHRASE_FILE):
+        os.environ.pop(name, None)
+    command = python("client.service", str(home.root), KEY_ON_INPUT)
+    gate = Child("gate", command, _log(home, "gate"), secret=key)
     nodes = _stock(home) if stock else [_node(home)]
     run([gate, *nodes], ready=ready)
 
@@ -46,7 +54,7 @@ def _check_socket_length(path: Path) -> None:
 
 def _stock(home: Home) -> list[Child]:
     """An unmodified SuperNode in process isolation, and our executor that unpacks nothing."""
-    program = Path(sys.executable).parent / "flower-supernode"
+    program = beside("flower-supernode")
     if not program.is_file():  # nor anywhere else: PATH may name the current folder
         raise ConfigError("flower-supernode", "is not installed beside this Python")
     contract = home.contract()

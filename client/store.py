@@ -22,6 +22,7 @@ from client.jobkeys import JobKeys
 from privacy.errors import Refused
 from privacy.randomness import Randomness
 from protos.addresses import JobId
+from protos.files import open_private
 from protos.refusal import Code
 
 
@@ -45,13 +46,13 @@ class Store:
         self._lock = threading.RLock()
         self._depth = 0
         self._undo: list[Callable[[], None]] = []
-        existed = path.exists()
         with _storage():
+            open_private(
+                path
+            ).close()  # SQLite would make it as the umask has it; what lies beside it gets its mode
             self._db = sqlite3.connect(
                 path, isolation_level=None, check_same_thread=False, factory=connection
             )
-            if not existed:
-                path.chmod(0o600)
             try:
                 self._db.execute("PRAGMA journal_mode=WAL")
                 self._db.execute("PRAGMA synchronous=FULL")

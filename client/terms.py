@@ -42,8 +42,7 @@ def lines(contract: Contract, show: Show = shown) -> list[str]:
 
 
 def _digest(contract: Contract) -> str:
-    text = contract.digest().hex()
-    return " ".join(text[i : i + 4] for i in range(0, len(text), 4))
+    return identity.groups(contract.digest())
 
 
 def _head(contract: Contract, show: Show) -> Iterator[str]:
@@ -172,7 +171,7 @@ def _coordinator(contract: Contract, show: Show) -> Iterator[str]:
     authority = identity.read_certificate(found.authority, "coordinator.authority")
     yield f"coordinator: {show(found.name)}"
     yield f"  link {show(found.link)}, exchange {show(found.exchange)}"
-    yield f"  certificate authority, SHA-256: {_groups(authority.fingerprint(hashes.SHA256()))}"
+    yield f"  certificate authority, SHA-256: {identity.groups(authority.fingerprint(hashes.SHA256()))}"
     yield f"  fingerprint: {identity.fingerprint(contract.coordinator_identity())}"
     yield from _others(found, {"name", "identity", "link", "exchange", "authority"}, show)
 
@@ -187,9 +186,15 @@ def _party(contract: Contract, party: Party, show: Show) -> Iterator[str]:
     where = f"parties.{party.name}"
     certificate = identity.read_certificate(party.certificate, f"{where}.certificate")
     node_key = identity.read_node_key(party.node_key, f"{where}.node_key")
-    signed = "a signature is in the file" if party.name in contract.signatures else "not signed yet"
+    signed = "not signed yet"
+    if party.name in contract.signatures:
+        signed = (
+            "signed" if contract.has_signed(party.name) else "HAS A SIGNATURE THAT DOES NOT FIT"
+        )
     yield f"  {show(party.name)}: says that its data stays in {_quoted(party.residency, show)}; {signed}"
-    yield f"    certificate, SHA-256: {_groups(certificate.fingerprint(hashes.SHA256()))}"
+    yield f"    certificate, SHA-256: {identity.groups(certificate.fingerprint(hashes.SHA256()))}"
+    key = identity.certificate_key(certificate, f"{where}.certificate")
+    yield f"    TLS key, which later certificates carry too, SHA-256: {identity.sha256_groups(key)}"
     yield f"    node key, SHA-256: {identity.sha256_groups(node_key)}"
     yield f"    fingerprint: {identity.fingerprint(contract.identity_of(party.name))}"
     yield from _others(party, {"name", "identity", "node_key", "certificate", "residency"}, show)
@@ -198,11 +203,6 @@ def _party(contract: Contract, party: Party, show: Show) -> Iterator[str]:
 def _quoted(text: str, show: Show) -> str:
     """A foreign text within a sentence of ours: it cannot end its quotes and go on as ours."""
     return f"'{show(text).replace(chr(39), chr(92) + 'x27')}'"
-
-
-def _groups(digest: bytes) -> str:
-    text = digest.hex()
-    return " ".join(text[i : i + 4] for i in range(0, len(text), 4))
 
 
 def _others(model: Strict, known: frozenset[str] | set[str], show: Show) -> Iterator[str]:

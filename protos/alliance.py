@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import tomli_w
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from privacy import accounting
 from privacy.errors import ConfigError, ParameterError, ProtocolError
@@ -25,6 +25,7 @@ from protos.identity import LONGEST_BASE64, LONGEST_CERTIFICATE, LONGEST_NODE_KE
 from protos.toml import Strict, build, canonical, later, loads_toml, read_toml
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+NAMED = "a-z, 0-9, - and _, starting with a letter, at most 32"
 COLUMN = re.compile(r"[a-z][a-z0-9_]{0,47}")
 RESERVED = {"fold", "person", "and", "or", "not", "True", "False", "None"}
 Kind = Literal["query", "segment", "propensity", "evaluate", "match"]
@@ -33,6 +34,15 @@ PLATFORMS = ("google", "meta", "uid2", "tiktok", "linkedin")
 IdentifierKind = Literal["email", "phone", "id_card", "device_id", "hashed"]
 
 
+def _name(text: str) -> str:
+    if not NAME.fullmatch(text):
+        raise ValueError(NAMED)
+    return text
+
+
+Name = Annotated[str, AfterValidator(_name)]
+"""Of a party or a coordinator: it is printed, and becomes a file's name."""
+
 _HOST = re.compile(r"[A-Za-z0-9._-]+|\[?[0-9A-Fa-f:.]+\]?")
 """A name or an address. No scheme: gRPC would take "unix:..." for a socket on the partner's machine."""
 
@@ -40,7 +50,7 @@ _HOST = re.compile(r"[A-Za-z0-9._-]+|\[?[0-9A-Fa-f:.]+\]?")
 class Coordinator(Strict):
     """Who runs the link and the exchange. Addresses are HOST:PORT as partners reach them."""
 
-    name: str
+    name: Name
     identity: str = Field(max_length=LONGEST_BASE64)
     link: str
     exchange: str
@@ -63,7 +73,7 @@ class Coordinator(Strict):
 class Party(Strict):
     """A partner: identity key, Flower node key (OpenSSH, P-384), TLS certificate, residency."""
 
-    name: str
+    name: Name
     identity: str = Field(max_length=LONGEST_BASE64)
     node_key: str = Field(max_length=LONGEST_NODE_KEY)
     certificate: str = Field(max_length=LONGEST_CERTIFICATE)
@@ -171,9 +181,6 @@ class Contract(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> Contract:
         names = [party.name for party in self.parties]
-        for name in [*names, self.coordinator.name]:
-            if not NAME.fullmatch(name):
-                raise ValueError(f"{name!r} is not a name: a-z, 0-9, - and _")
         if len(set(names)) != len(names):
             raise ValueError("a party is named twice")
         for name in self.columns:
@@ -243,13 +250,14 @@ class Contract(Strict):
     # ------------------------------------------------------------------ checks
 
     def check_terms(self, now: datetime) -> None:
-        """Raises ConfigError if expired, a key is weak, K > c + 2d does not hold, or a column's bounds are
-        such that arithmetic within them could overflow or vanish."""
+        """Raises ConfigError if expired, a key is weak, unreadable or somebody else's too, K > c + 2d does
+        not hold, or a column's bounds are such that arithmetic within them could overflow or vanish."""
         if now >= self.expires:
             raise ConfigError("expires", f"the contract expired on {self.expires:%Y-%m-%d}")
         self.coordinator_identity()
         for party in self.parties:
             self.identity_of(party.name)
+        self._check_keys()
         try:
             check_tolerance(len(self.parties), self.privacy.colluders, self.privacy.dropouts)
         except ParameterError as error:
@@ -261,21 +269,46 @@ class Contract(Strict):
                 reason = str(error).removeprefix(f"column {name}: ")
                 raise ConfigError(f"columns.{name}", reason) from None
 
+    def _check_keys(self) -> None:
+        """Every key can be read, and is one party's alone: whoever else holds it could be that party."""
+        authority = identity.read_certificate(self.coordinator.authority, "coordinator.authority")
+        where = "coordinator.authority"
+        tls = {identity.certificate_key(authority, where): "the alliance's authority"}
+        node: dict[bytes, str] = {}
+        for party in self.parties:
+            where = f"parties.{party.name}.node_key"
+            key = identity.key_bytes(identity.load_node_key(party.node_key, where))
+            _only(node, key, party.name, where)
+            where = f"parties.{party.name}.certificate"
+            certificate = identity.read_certificate(party.certificate, where)
+            _only(tls, identity.certificate_key(certificate, where), party.name, where)
+
+    def has_signed(self, name: str) -> bool:
+        """Is there a signature of this party that fits this very contract?"""
+        return self._is_signed(name, self.digest())
+
+    def unsigned(self) -> list[str]:
+        """Parties whose signature is missing or does not fit, in the contract's order."""
+        digest = self.digest()
+        return [party.name for party in self.parties if not self._is_signed(party.name, digest)]
+
+    def _is_signed(self, name: str, digest: bytes) -> bool:
+        try:
+            signature = identity.decode(self.signatures.get(name, ""))
+            identity.verify(self.identity_of(name), identity.CONTRACT, digest, signature)
+        except (ValueError, ProtocolError):
+            return False
+        return True
+
     def check_signatures(self) -> None:
         """Raises ConfigError unless every party has signed this very contract."""
-        digest = self.digest()
-        for party in self.parties:
-            text = self.signatures.get(party.name)
-            if text is None:
-                raise ConfigError(f"signatures.{party.name}", "has not signed yet")
-            try:
-                signature = identity.decode(text)
-                identity.verify(self.identity_of(party.name), identity.CONTRACT, digest, signature)
-            except (ValueError, ProtocolError):
-                raise ConfigError(
-                    f"signatures.{party.name}",
-                    "does not fit this contract: it was changed after signing, or the key differs",
-                ) from None
+        for name in self.unsigned():
+            if name not in self.signatures:
+                raise ConfigError(f"signatures.{name}", "has not signed yet")
+            raise ConfigError(
+                f"signatures.{name}",
+                "does not fit this contract: it was changed after signing, or the key differs",
+            )
 
     def signed_by(self, name: str, key: Ed25519PrivateKey) -> Contract:
         """A copy with this party's signature added. The caller has checked the terms."""
@@ -291,6 +324,12 @@ class Contract(Strict):
         for party in self.parties:
             result[party.name] = identity.fingerprint(self.identity_of(party.name))
         return result
+
+
+def _only(seen: dict[bytes, str], key: bytes, party: str, where: str) -> None:
+    other = seen.setdefault(key, party)
+    if other != party:
+        raise ConfigError(where, f"is the key of {other} too; each party makes its own")
 
 
 def _declared(name: str, column: AnyColumn) -> declared.Column:

@@ -6,8 +6,9 @@ lines under the true ones where a terminal wraps. Whatever goes through :func:`s
 :func:`table`, :func:`say`, :func:`json_text` and :func:`run` send everything through it. *Not* handled:
 letters of two scripts that look alike; names of parties and columns are ASCII by the contract's rules.
 
-Exit codes: 0 done, 1 the answer is no (a check failed, a job failed), 2 a file, an option or the
-data is wrong, 130 interrupted.
+Exit codes: 0 done, 1 the answer is no (a check failed, a job failed), 2 a file, an option or the data is
+wrong, 130 interrupted, 143 and 129 ended by SIGTERM and SIGHUP. A command that is ended cleans up as one
+that fails; one that is killed leaves nothing in the clear either (:mod:`protos.files`), and no core file.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import contextlib
 import io
 import json
 import re
+import resource
+import signal
 import sys
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -38,6 +41,14 @@ _INVISIBLE = re.compile(
 """Letters and marks that take no room or show nothing (Unicode: Default_Ignorable, and a blank braille)."""
 _MOST_MARKS = 2
 """Combining marks on one letter; more of them climb into the lines above and below."""
+
+
+class Ended(BaseException):
+    """A signal asked the process to end. Not an Exception: nobody takes it for a failure and goes on."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        super().__init__(signal.Signals(number).name)
 
 
 def shown(text: object, limit: int = LONGEST) -> str:
@@ -126,6 +137,10 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except Ended as ended:
+        with contextlib.suppress(OSError):  # of a terminal that hung up
+            print("ended by a signal", file=sys.stderr)
+        return 128 + ended.number
 
 
 def _complain(error: Exception) -> None:
@@ -153,9 +168,26 @@ def entry(app: typer.Typer) -> Callable[[], None]:
             if isinstance(stream, io.TextIOWrapper):
                 with contextlib.suppress(ValueError, OSError):
                     stream.reconfigure(errors="backslashreplace")
+        _end_cleanly()
         sys.exit(run(app))
 
     return main
+
+
+def _end_cleanly() -> None:
+    """SIGTERM and SIGHUP unwind a command as Ctrl-C does; what was ignored (nohup) stays so. ``start`` sets
+    its own. A crash writes no memory to disk."""
+
+    def end(number: int, _: object) -> None:
+        for each in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(each, signal.SIG_IGN)  # once: the second would break the cleaning up
+        raise Ended(number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, end)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -9,13 +9,17 @@ that could be known before:
             synced; given its name in one step; then looked at again: it must be the file that was written
     read    a key: no link, a regular file, ours or root's, nobody else's to read or to write, of bounded
             size; opened before it is looked at
+    spool   a file without a name from its first byte on
+    keep    a file that stays and grows (a log, a lock): no link, regular, ours alone, of one name
+    erase   a key: overwritten in place, synced, unlinked
     folder  0700, ours; not one that others can write into
 
 A target that is a link is replaced, not followed. An output that is an input of the same command is refused
 (``inputs``), by device and inode, whatever it is called. What a killed process leaves is at most a file under
 a random name (``.NAME.RANDOM.new``), where the system has no ``O_TMPFILE``.
 
-*Not* handled: an administrator of the machine; file systems that ignore modes; somebody who may rename the
+*Not* handled: an administrator of the machine; file systems that ignore modes, or that write elsewhere than
+in place (copy on write, wear levelling: what was erased may stand there); somebody who may rename the
 folders above (:func:`check_folder` refuses those that others own or write, up to the root).
 """
 
@@ -78,9 +82,13 @@ def write_private(
         file.write(data)
 
 
-def read_private(path: Path, limit: int = LARGEST_KEY) -> bytes:
+def read_private(path: Path, limit: int = LARGEST_KEY, *, by_manager: bool = False) -> bytes:
     """The bytes of a secret of ours. Raises ConfigError with what to do where anybody else could have read
-    or written it, and where it is no regular file of at most ``limit`` bytes."""
+    or written it, and where it is no regular file of at most ``limit`` bytes.
+
+    ``by_manager``: put there for us by the service manager. systemd gives a file of root's to a user by an
+    access list, whose mask stands where the group's bits are: what is root's may have those of reading.
+    """
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -96,7 +104,8 @@ def read_private(path: Path, limit: int = LARGEST_KEY) -> bytes:
             raise ConfigError(
                 str(path), "key file belongs to another user, who knows it; make a new key"
             )
-        if found.st_mode & 0o077:
+        allowed = 0o040 if by_manager and found.st_uid == 0 else 0
+        if found.st_mode & 0o077 & ~allowed:
             raise ConfigError(str(path), "key file is readable by others; chmod 600 it")
         data = file.read(limit + 1)
     if len(data) > limit:
@@ -104,9 +113,66 @@ def read_private(path: Path, limit: int = LARGEST_KEY) -> bytes:
     return data
 
 
+def open_private(path: Path, *, append: bool = False) -> BufferedRandom:
+    """A file of ours that stays: made if it is not there, for reading and writing from its start, or only
+    behind its end. Raises ConfigError where somebody else made it or can write it, OSError for what the
+    system refuses."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    handle = os.open(path, flags | (os.O_APPEND if append else 0), 0o600)
+    file = os.fdopen(handle, "r+b")
+    try:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+            raise ConfigError(str(path), "is not a file of its own: a link, or no regular file")
+        if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+            raise ConfigError(
+                str(path), "is another user's, or can be written by others; remove it"
+            )
+        if found.st_mode & 0o077:
+            os.fchmod(handle, 0o600)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def erase(path: Path) -> None:
+    """Overwrite a file in place, sync and unlink it; nothing if it is not there. A link goes, not what it
+    leads to. Raises OSError."""
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    except OSError:
+        if not path.is_symlink():
+            raise
+        path.unlink()
+        return
+    with os.fdopen(handle, "wb", buffering=0) as file:
+        left = os.fstat(file.fileno()).st_size
+        while left > 0:
+            left -= file.write(bytes(min(left, 1 << 20))) or 0
+        os.fsync(file.fileno())
+    path.unlink(missing_ok=True)
+
+
+def nameless(folder: Path) -> BufferedRandom:
+    """A file in ``folder`` that has no name and goes with its last descriptor, however its process ends; to
+    be read by name as ``/dev/fd/N``. Raises OSError."""
+    at = os.open(folder, _FOLDER)
+    try:
+        handle, temporary = _begun(at, "spool")
+        if temporary:  # nothing was written yet
+            os.unlink(temporary, dir_fd=at)
+    finally:
+        os.close(at)
+    return os.fdopen(handle, "w+b")
+
+
 def own_folder(path: Path) -> Path:
     """Make ``path`` a folder that only this user can enter. Raises ConfigError if it is somebody else's."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for folder in (*reversed(path.parents), path):
+        folder.mkdir(mode=0o700, exist_ok=True)  # those above too: never as the umask would have it
     check_folder(path)
     path.chmod(0o700)
     return path

@@ -12,9 +12,10 @@ import hashlib
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
 from privacy.errors import ConfigError, ProtocolError
 
@@ -24,7 +25,8 @@ STATEMENT = b"tallystick/v1/statement/"
 CONTRACT = b"tallystick/v1/contract"
 JOURNAL = b"tallystick/v1/journal"
 INVITATION = b"tallystick/v1/invitation"
-
+NODE_PROOF = b"tallystick/v1/application/node"
+TLS_PROOF = b"tallystick/v1/application/tls"
 
 LONGEST_BASE64 = 1024
 LONGEST_NODE_KEY = 1024
@@ -47,6 +49,25 @@ def verify(public: bytes, domain: bytes, message: bytes, signature: bytes) -> No
         Ed25519PublicKey.from_public_bytes(public).verify(signature, _framed(domain, message))
     except (InvalidSignature, ValueError) as error:
         raise ProtocolError("a signature does not fit its key") from error
+
+
+def prove(key: ec.EllipticCurvePrivateKey, domain: bytes, message: bytes) -> bytes:
+    """ECDSA (FIPS 186-5) over domain and message: proof that who says it holds ``key``."""
+    return key.sign(_framed(domain, message), _ecdsa(key.curve))
+
+
+def check_proof(
+    public: ec.EllipticCurvePublicKey, domain: bytes, message: bytes, proof: bytes
+) -> None:
+    """Raises ProtocolError unless ``proof`` is by the holder of ``public`` over both."""
+    try:
+        public.verify(proof, _framed(domain, message), _ecdsa(public.curve))
+    except InvalidSignature as error:
+        raise ProtocolError("a proof of possession does not fit its key") from error
+
+
+def _ecdsa(curve: ec.EllipticCurve) -> ec.ECDSA:
+    return ec.ECDSA(hashes.SHA384() if curve.key_size > 256 else hashes.SHA256())
 
 
 def encode(data: bytes) -> str:
@@ -97,25 +118,50 @@ def read_certificate(text: str, path: str) -> x509.Certificate:
     return found
 
 
-def read_node_key(text: str, path: str) -> bytes:
-    """A node's key, OpenSSH on P-384, as its binary form. Raises ConfigError at ``path``."""
+def load_node_key(text: str, path: str) -> ec.EllipticCurvePublicKey:
+    """A node's key, OpenSSH on P-384. Raises ConfigError at ``path``."""
     if len(text) > LONGEST_NODE_KEY:
         raise ConfigError(path, f"has over {LONGEST_NODE_KEY} characters")
-    parts = text.split()
     try:
         key = serialization.load_ssh_public_key(text.encode())
-        blob = decode(parts[1])
-    except (ValueError, TypeError, IndexError, UnsupportedAlgorithm):
+        decode(text.split()[1])  # one spelling
+    except (ValueError, TypeError, IndexError, UnsupportedAlgorithm, NotImplementedError):
         raise ConfigError(path, "is not a public key in OpenSSH's form") from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp384r1":
         raise ConfigError(path, "must be a key on P-384")
-    return blob
+    return key
+
+
+def read_node_key(text: str, path: str) -> bytes:
+    """A node's key as its binary form, without the comment that may follow it. Raises ConfigError."""
+    load_node_key(text, path)
+    return decode(text.split()[1])
+
+
+def key_bytes(public: CertificatePublicKeyTypes) -> bytes:
+    """A public key as SubjectPublicKeyInfo (RFC 5280), whatever text it came in: equal for equal keys."""
+    return public.public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+
+
+def certificate_key(certificate: x509.Certificate, path: str) -> bytes:
+    """A certificate's key as :func:`key_bytes`. Raises ConfigError at ``path``."""
+    try:
+        return key_bytes(certificate.public_key())
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise ConfigError(path, "its key is of a kind that is not for us") from None
 
 
 def sha256_groups(data: bytes) -> str:
     """SHA-256 in groups of four hex digits, to be read out."""
-    digest = hashlib.sha256(data).hexdigest()
-    return " ".join(digest[i : i + 4] for i in range(0, len(digest), 4))
+    return groups(hashlib.sha256(data).digest())
+
+
+def groups(digest: bytes) -> str:
+    """Hex digits in groups of four, to be read out."""
+    text = digest.hex()
+    return " ".join(text[i : i + 4] for i in range(0, len(text), 4))
 
 
 _SMALL_ORDER = {

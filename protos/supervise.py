@@ -1,13 +1,25 @@
-"""Keep child processes alive, and take them down with us.
+"""Keep child processes alive, and take them down with us. The one place that starts Python again.
 
 Both sides need it, and it knows neither: a child that ends is started again after a pause that
-grows to ``LONGEST_PAUSE``; on SIGTERM or SIGINT all children are stopped, and killed if they do not.
+grows to ``LONGEST_PAUSE``; on SIGTERM or SIGINT all children are stopped, and killed if they do not. A system
+that has no process, descriptor or memory left for a child now is asked again later: nothing ends here.
+
+``start`` may be typed in a folder that somebody else filled: with packages of our names or of our libraries',
+with their configuration (numba reads ``.numba_config.yaml`` where it stands, and takes from it where to
+unpickle compiled code). So a child looks there for nothing:
+
+    its program     by an absolute path, never by ``PATH``
+    its modules     ``-P`` and PYTHONSAFEPATH, for its own children too; of PYTHONPATH only absolute folders
+    its folder      ``/``, for what libraries read from the current one; paths of ours are given absolute
+
+*Not* handled: what the user's own environment variables and home folder say.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import os
 import signal
 import subprocess
@@ -17,6 +29,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from protos.files import open_private
+
+log = logging.getLogger("tallystick.supervise")
 
 LONGEST_PAUSE = 10.0
 HEALTHY_AFTER = 20.0
@@ -29,9 +45,28 @@ def python(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-P", "-m", module, *arguments]
 
 
+def beside(name: str) -> Path:
+    """The program of that name that was installed with this interpreter."""
+    return Path(sys.executable).parent / name
+
+
+def environment(of: Mapping[str, str]) -> dict[str, str]:
+    """``of`` for a child: no relative folder to look for modules in, an empty one among them."""
+    kept = {**of, "PYTHONSAFEPATH": "1"}
+    folders = [
+        each for each in of.get("PYTHONPATH", "").split(os.pathsep) if Path(each).is_absolute()
+    ]
+    if folders:
+        kept["PYTHONPATH"] = os.pathsep.join(folders)
+    else:
+        kept.pop("PYTHONPATH", None)
+    return kept
+
+
 @dataclass
 class Child:
-    """One supervised process. ``log``: where its standard error goes."""
+    """One supervised process. ``log``: where its standard error goes. ``secret``: what it finds on its
+    standard input each time it is started, of at most a page: no argument, no environment, no file."""
 
     name: str
     command: Sequence[str]
@@ -42,18 +77,24 @@ class Child:
     next_start: float = 0.0
     pause: float = 0.2
     started: float = 0.0
+    secret: bytes = field(default=b"", repr=False)
+    failing: bool = False
 
     def start(self) -> None:
-        """Start it now."""
-        with self.log.open("ab") as target:
+        """Start it now. Raises OSError if the system has no room for it."""
+        with open_private(self.log, append=True) as target:
             self.process = subprocess.Popen(
                 [*python("protos.supervise"), *self.command],
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE if self.secret else subprocess.DEVNULL,
                 stdout=target,
                 stderr=target,
-                env={**os.environ, "PYTHONSAFEPATH": "1", **self.environment},
+                env=environment({**os.environ, **self.environment}),
+                cwd="/",
                 start_new_session=True,
             )
+        if self.process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError), self.process.stdin as pipe:
+                pipe.write(self.secret)
         self.starts += 1
         self.started = time.monotonic()
 
@@ -72,14 +113,32 @@ class Child:
             self.next_start = now + self.pause
             self.pause = min(2 * self.pause, LONGEST_PAUSE)
         if now >= self.next_start:
+            self._try(now)
+
+    def _try(self, now: float) -> None:
+        try:
             self.start()
+        except (OSError, MemoryError) as error:
+            if not self.failing:
+                why = getattr(error, "strerror", None) or type(error).__name__
+                log.error("%s cannot be started: %s; it is tried again", self.name, why)
+            self.failing = True
+            self.next_start = now + self.pause
+            self.pause = min(2 * self.pause, LONGEST_PAUSE)
+        else:
+            self.failing = False
+
+    def ask(self) -> None:
+        """Ask it to end."""
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.terminate()
 
     def stop(self) -> None:
         """Ask it to end, then make it."""
+        self.ask()
         if self.process is None:
             return
-        with contextlib.suppress(ProcessLookupError):
-            self.process.terminate()
         try:
             self.process.wait(STOP_PATIENCE)
         except subprocess.TimeoutExpired:
@@ -109,9 +168,7 @@ def run(
             step()
     finally:
         for child in reversed(children):
-            if child.process is not None and child.running():
-                with contextlib.suppress(ProcessLookupError):
-                    child.process.terminate()
+            child.ask()
         for child in reversed(children):
             child.stop()
 
@@ -126,7 +183,9 @@ def become(command: Sequence[str]) -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
         if os.getppid() == 1:
             sys.exit(1)  # the supervisor was gone before we could ask
-    os.execvp(command[0], list(command))  # noqa: S606
+    if not Path(command[0]).is_absolute():
+        sys.exit("a child's program is named by its whole path")
+    os.execv(command[0], list(command))  # noqa: S606
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from privacy.errors import ProtocolError, WireError
 from protos import identity
 from protos.v1.tallystick_pb2 import (
     Anchor,
+    CallLogHead,
     Cancel,
     Envelope,
     Figure,
@@ -57,6 +58,7 @@ from protos.v1.tallystick_pb2 import (
 
 __all__ = [
     "Anchor",
+    "CallLogHead",
     "Cancel",
     "Envelope",
     "Figure",
@@ -98,7 +100,7 @@ LARGEST_MESSAGE = 64 << 20
 """Bytes of one envelope or reply."""
 LARGEST_REQUEST = 24 << 20
 LARGEST_STATEMENT = 1 << 20
-MOST_FIELDS = 200_000
+MOST_FIELDS = 210_000
 """Of a request and its body: with 200 partners and 1000 releases a message has so many shares at most."""
 FIRST_BODY = 10
 """The number of the first field that is a body."""
@@ -108,6 +110,10 @@ M = TypeVar("M", bound=Message)
 
 class NotSignedError(ProtocolError):
     """A reply that the partner's key did not sign: by somebody else, or under another contract's key."""
+
+
+class BadBodyError(WireError):
+    """A reply that the partner signed for this very message, with a body that does not parse."""
 
 
 @dataclass(frozen=True)
@@ -148,13 +154,13 @@ def open_request(data: bytes, coordinator: bytes) -> Request:
     """The request in an envelope. Raises WireError, or ProtocolError for a bad signature."""
     envelope = parse(Envelope, data, LARGEST_REQUEST)
     identity.verify(coordinator, identity.ENVELOPE, envelope.request, envelope.signature)
-    _check_fields(envelope.request)
+    _check_fields(envelope.request, FIRST_BODY)
     return parse(Request, envelope.request)
 
 
-def _check_fields(data: bytes) -> None:
-    """Bound the fields of a request and of its body before they become objects, each of which takes far more
-    memory than its two bytes. Raises WireError."""
+def _check_fields(data: bytes, first_body: int) -> None:
+    """Bound the fields of a request or reply and of its body before they become objects, each of which takes
+    far more memory than its two bytes. Raises WireError."""
     left = MOST_FIELDS
     whole = [data]
     for part in whole:
@@ -162,11 +168,11 @@ def _check_fields(data: bytes) -> None:
         while at < len(part):
             left -= 1
             if left < 0:
-                raise WireError("Request: too many fields")
+                raise WireError("message: too many fields")
             tag, at = _varint(part, at)
             if tag & 7 == 2:
                 size, at = _varint(part, at)
-                if part is data and tag >> 3 >= FIRST_BODY:
+                if part is data and tag >> 3 >= first_body:
                     whole.append(part[at : at + size])
                 at += size
             elif tag & 7 == 0:
@@ -174,7 +180,7 @@ def _check_fields(data: bytes) -> None:
             elif tag & 7 in (1, 5):
                 at += 8 if tag & 7 == 1 else 4
             else:  # groups would hide what comes after them
-                raise WireError("Request: does not parse")
+                raise WireError("message: does not parse")
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
@@ -184,7 +190,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         value, shift, at = value | (byte & 127) << shift, shift + 7, at + 1
         if byte < 128:
             return value, at
-    raise WireError("Request: does not parse")
+    raise WireError("message: does not parse")
 
 
 def seal_reply(key: Ed25519PrivateKey, header: ReplyHeader, body: bytes) -> bytes:
@@ -216,7 +222,7 @@ def open_any_reply(data: bytes, partner: bytes, expected: ReplyHeader) -> Opened
     a partner gains by lying there is that the job fails, which it may have by any refusal.
 
     Raises WireError if it does not parse, NotSignedError if the partner's key did not sign it, ProtocolError
-    for any other difference.
+    for any other difference, BadBodyError where everything fits but the body does not parse.
     """
     reply = parse(Reply, data)
     try:
@@ -233,7 +239,11 @@ def open_any_reply(data: bytes, partner: bytes, expected: ReplyHeader) -> Opened
         wanted.job = ""
     if serialise(header) != serialise(wanted):
         raise ProtocolError("a reply is bound to another message")
-    body = parse(ReplyBody, reply.body)
+    try:
+        _check_fields(reply.body, 1)
+        body = parse(ReplyBody, reply.body)
+    except WireError as error:
+        raise BadBodyError(str(error)) from None
     if not (same_contract and same_job) and body.WhichOneof("body") != "refusal":
         raise ProtocolError("a reply is bound to another contract or job")
     return Opened(body, same_contract, same_job)

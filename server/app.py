@@ -1,10 +1,15 @@
 """Flower's ServerApp: the one place that knows Grid.
 
-Takes the job's id from the run's configuration, drives it, keeps totals and result in the store.
+Takes the job's id from the run's configuration, drives it, keeps totals and result in the store. Whatever
+goes wrong in a job ends that job, with the name of the partner whose reply was being dealt with, and this
+process ends well: the next job's turn. Only where the link itself is gone the process ends with an error, and
+a new one goes on from the last release.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,12 +22,15 @@ from flwr.serverapp import Grid, ServerApp
 from privacy.errors import RoundFailed, TallystickError
 from privacy.programs.columns import Floats
 from protos import jobs, wire
+from protos.logs import places
+from server import heads
 from server.display import shown
 from server.home import Home
-from server.rounds import Delivered, Rounds
+from server.rounds import Delivered, LinkLost, PartnerFailed, Rounds
 from server.store import JobRow, Store
 from server.tasks.match import MatchDrive
 from server.tasks.noisy_sum import NoisySumDrive
+from server.witnesses import Witnesses
 
 MESSAGE_TYPE = "query.tallystick"
 RECORD, FIELD = "tallystick", "envelope"
@@ -32,16 +40,22 @@ FIRST_LOOK = 0.1
 """Seconds before the first look: no node answers sooner, and the link has the nodes to serve."""
 LOOK_FOR_NODES = 1.0
 
+log = logging.getLogger("tallystick.job")
 app = ServerApp()
 
 
 class GridTransport:
     """Envelopes as Flower messages. ``nodes`` gives node ids by partner, and is asked again when
-    one is missing."""
+    one is missing.
+
+    Replies are pulled together until one cannot be read: from then on one by one, so that it is known whose
+    it is. What was pulled along with it is lost, and asked for again.
+    """
 
     def __init__(self, grid: Grid, run: int, nodes: Callable[[], dict[str, int]]) -> None:
         self._grid, self._run, self._look = grid, run, nodes
         self._nodes: dict[str, int] = {}
+        self._one_by_one = False
 
     def _find(self, names: Sequence[str]) -> dict[str, int]:
         if any(name not in self._nodes for name in names):
@@ -49,7 +63,16 @@ class GridTransport:
         return {name: self._nodes[name] for name in names if name in self._nodes}
 
     def exchange(self, envelopes: Mapping[str, bytes], timeout: float) -> dict[str, Delivered]:
-        """Push to the nodes that are there, pull until all replied or ``timeout``."""
+        """Push to the nodes that are there, pull until all replied or ``timeout``. Raises PartnerFailed for a
+        reply that Flower cannot read, LinkLost."""
+        try:
+            return self._exchange(envelopes, timeout)
+        except PartnerFailed:
+            raise
+        except Exception as error:
+            raise LinkLost(f"the link failed: {places(error)}") from error
+
+    def _exchange(self, envelopes: Mapping[str, bytes], timeout: float) -> dict[str, Delivered]:
         nodes = self._find(list(envelopes))
         if not nodes:
             time.sleep(min(LOOK_FOR_NODES, timeout))
@@ -70,12 +93,17 @@ class GridTransport:
         deadline = time.monotonic() + timeout
         time.sleep(FIRST_LOOK)
         while waiting and time.monotonic() < deadline:
-            for reply in self._grid.pull_messages(list(waiting)):
+            replies = self._pull(waiting)
+            if replies is None:
+                return answers
+            for reply in replies:
                 question = reply.metadata.reply_to_message_id
                 name = waiting.pop(question, None)
-                data = _envelope_of(reply)
-                if name is None or data is None:
-                    self._nodes.pop(name or "", None)  # an error: the node may have a new id
+                if name is None:
+                    continue
+                data = _envelope_of(name, reply)
+                if data is None:
+                    self._nodes.pop(name, None)  # an error: the node may have a new id
                     continue
                 answers[name] = Delivered(data, self._run, question, nodes[name])
             if waiting:
@@ -84,13 +112,44 @@ class GridTransport:
             self._nodes.pop(name, None)
         return answers
 
+    def _pull(self, waiting: Mapping[str, str]) -> list[Message] | None:
+        """What has come, None where a reply could not be read and it is not known whose: ask again."""
+        if not self._one_by_one:
+            try:
+                return list(self._grid.pull_messages(list(waiting)))
+            except Exception as error:
+                self._look()  # raises where it is the link that does not answer
+                log.warning("a reply cannot be read: %s", places(error))
+                self._one_by_one = True
+                return None
+        found: list[Message] = []
+        for question, name in waiting.items():
+            try:
+                found += self._grid.pull_messages([question])
+            except Exception as error:
+                self._look()
+                raise _unreadable(name, places(error)) from error
+        return found
 
-def _envelope_of(reply: Message) -> bytes | None:
-    if reply.has_error() or RECORD not in reply.content:
+
+def _envelope_of(name: str, reply: Message) -> bytes | None:
+    """The one field of the one record, None for Flower's own error: its node is gone."""
+    if reply.has_error():
         return None
-    record = reply.content[RECORD]
-    data = record.get(FIELD) if isinstance(record, ConfigRecord) else None
-    return data if isinstance(data, bytes) else None
+    try:
+        (record,) = reply.content.items()
+        ((field, data),) = record[1].items()
+        if (record[0], field) == (RECORD, FIELD) and isinstance(data, bytes):
+            return data
+    except Exception as error:
+        raise _unreadable(name, places(error)) from error
+    raise _unreadable(name, "it holds something else than one envelope")
+
+
+def _unreadable(name: str, why: str) -> PartnerFailed:
+    return PartnerFailed(
+        name, f"a reply of {name} is no message that its node makes: {why}. Which node does it run?"
+    )
 
 
 class StoreCheckpoint:
@@ -124,77 +183,116 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def drive(home: Home, store: Store, transport: Any, job_id: str) -> None:
-    """Run a stored job to its end, or fail it with a reason; other errors pass through."""
+    """Run a stored job to its end, or fail it with a reason. Raises LinkLost, and what the store raises."""
     row = store.job(job_id)
-    contract = home.contract()
-    rounds = Rounds(transport, contract, home.identity(), row.id, randomness=os.urandom)
-    started = time.monotonic()
     try:
-        result = _run(store, rounds, row)
-    except TallystickError as error:
-        _keep_traffic(store, rounds, row.id, started)
+        contract, key = home.contract(), home.identity()
+    except (
+        TallystickError
+    ) as error:  # it has expired, say: the jobs behind this one must be told so too
         store.end(row.id, "failed", {}, str(error))
         return
-    _keep_traffic(store, rounds, row.id, started)
-    store.end(row.id, "done", result)
+
+    def rounds_of(job: str) -> Rounds:
+        return Rounds(transport, contract, key, job, randomness=os.urandom)
+
+    for over, names in store.untold():
+        rounds_of(over).tell(names, wire.Request(cancel=wire.Cancel()))
+        store.told(over)
+    run = _Run(home, store, rounds_of(row.id), row)
+    started = time.monotonic()
+    try:
+        result = run.result()
+        _keep_traffic(run, started)
+        store.end(row.id, "done", result)
+        return
+    except LinkLost:
+        raise
+    except TallystickError as error:
+        reason, hopeless = str(error), run.is_hopeless(error)
+    except Exception as error:  # its own text may quote what a partner sent
+        reason, hopeless = f"the coordinator could not go on: {places(error)}", False
+        log.error("job %s: %s", row.id[:8], reason)
+    store.end(row.id, "failed", {}, reason)
+    _keep_traffic(run, started)
+    if hopeless:  # or it would stay open at every gate, which has room for a few
+        with contextlib.suppress(LinkLost):
+            run.rounds.tell(run.names, wire.Request(cancel=wire.Cancel()))
 
 
-def _run(store: Store, rounds: Rounds, row: JobRow) -> dict[str, Any]:
-    job = row.job()
-    heads = store.heads()
-    signed: list[wire.Signed]
-    if job.match:
-        store.start(row.id, 0)
+class _Run:
+    """A stored job on its way. ``notes``: for its figures; ``names``: who takes part."""
 
-        def note_match(party: str, done: int, total: int) -> None:
-            if party == receiver:
-                store.progress(row.id, done, total)
-            if store.job(row.id).state == "cancelled":
-                request = wire.Request(cancel=wire.Cancel())
-                rounds.ask(dict.fromkeys(job.participants(rounds.contract), request))
-                raise RoundFailed("cancelled")
+    def __init__(self, home: Home, store: Store, rounds: Rounds, row: JobRow) -> None:
+        self.home, self.store, self.rounds, self.row = home, store, rounds, row
+        self.notes: list[str] = []
+        self.names: tuple[str, ...] = ()
+        self._drive: MatchDrive | NoisySumDrive | None = None
 
-        receiver = job.match.parties[0]
-        match = MatchDrive(rounds, job, row.salt, heads=heads, progress=note_match)
-        result = match.run()
-        signed = match.finish()
-    else:
+    def is_hopeless(self, error: TallystickError) -> bool:
+        """Whether a partner ended the job in a way that asking again cannot mend: before anything was charged
+        a new job is as good, and what it has answered once it would answer again."""
+        charged = self._drive is not None and self._drive.charged
+        return isinstance(error, PartnerFailed) and (not charged or not error.code)
 
-        def note(done: int) -> None:
-            store.progress(row.id, done)
-            if store.job(row.id).state == "cancelled":
-                request = wire.Request(cancel=wire.Cancel())
-                rounds.ask(dict.fromkeys(job.participants(rounds.contract), request))
-                raise RoundFailed("cancelled")
+    def result(self) -> dict[str, Any]:
+        """What the job found. Raises RoundFailed."""
+        store, row, contract = self.store, self.row, self.rounds.contract
+        job = row.job()
+        self.names = job.participants(contract)
+        brought = [signed for _, signed in heads.held(store, contract).values()]
+        witnesses = Witnesses(self.home, contract, self.notes)
+        if job.match:
+            store.start(row.id, 0)
+            match = MatchDrive(
+                self.rounds, job, row.salt, heads=brought, witnesses=witnesses,
+                progress=self._note_match,
+            )  # fmt: skip
+            self._drive = match
+            result = match.run()
+            signed = match.finish()
+        else:
+            sums = NoisySumDrive(
+                self.rounds, job, row.salt, StoreCheckpoint(store, row.id), heads=brought,
+                witnesses=witnesses, progress=self._note,
+            )  # fmt: skip
+            self._drive = sums
+            store.start(row.id, len(sums.plan))
+            result = shown(job, sums.run(), contract.privacy.smallest_cohort)
+            model = result.get("model")
+            signed = sums.finish(jobs.model_bytes(model))
+            if model:
+                store.keep_model(job.name.replace("-", "_"), row.id, row.spec, model)
+        self.notes += self._drive.notes
+        self.notes += heads.keep(store, contract, {each.party: each for each in signed})
+        return result
 
-        sums = NoisySumDrive(
-            rounds,
-            job,
-            row.salt,
-            StoreCheckpoint(store, row.id),
-            heads=heads,
-            progress=note,
-        )
-        store.start(row.id, len(sums.plan))
-        result = shown(job, sums.run(), rounds.contract.privacy.smallest_cohort)
-        model = result.get("model")
-        signed = sums.finish(jobs.model_bytes(model))
-        if model:
-            store.keep_model(job.name.replace("-", "_"), row.id, row.spec, model)
-    for head in signed:
-        store.keep_head(head)
-    return result
+    def _note(self, done: int) -> None:
+        self.store.progress(self.row.id, done)
+        self._stop_if_cancelled()
+
+    def _note_match(self, party: str, done: int, total: int) -> None:
+        if party == self.names[0] and total:
+            self.store.progress(self.row.id, done, total)
+        self._stop_if_cancelled()
+
+    def _stop_if_cancelled(self) -> None:
+        if self.store.job(self.row.id).state == "cancelled":
+            request = wire.Request(cancel=wire.Cancel())
+            self.rounds.ask(dict.fromkeys(self.names, request))
+            raise RoundFailed("cancelled")
 
 
-def _keep_traffic(store: Store, rounds: Rounds, job_id: str, started: float) -> None:
-    traffic = rounds.traffic
-    store.add_stats(
-        job_id,
+def _keep_traffic(run: _Run, started: float) -> None:
+    traffic = run.rounds.traffic
+    run.store.add_stats(
+        run.row.id,
         {
             "rounds": traffic.rounds,
             "bytes": traffic.bytes_in + traffic.bytes_out,
             "forged": traffic.forged,
             "seconds": time.monotonic() - started,
             "round_seconds": [round(seconds, 4) for seconds in traffic.seconds],
-        },
+        }
+        | ({"notes": run.notes} if run.notes else {}),
     )

@@ -39,13 +39,15 @@ def init(
     home: HomeOption = HERE,
 ) -> None:
     """Create the coordinator's folder: keys, certificates and a draft contract to edit."""
+    from protos.toml import build
     from server import setup
     from server.home import CoordinatorConfig
 
-    config = CoordinatorConfig(
-        name=name, host=host, bind=bind, link_port=link_port,
-        exchange_port=exchange_port, internal_port=internal_port,
-    )  # fmt: skip
+    said = {
+        "name": name, "host": host, "bind": bind, "link_port": link_port,
+        "exchange_port": exchange_port, "internal_port": internal_port,
+    }  # fmt: skip
+    config = build(CoordinatorConfig, said)
     made = setup.init(home, alliance, config, os.urandom, datetime.now(UTC))
     typer.echo(f"created {made.root}; fingerprint of {name}: {_fingerprint(made)}")
     typer.echo("next: edit draft.toml, then `tallystick-coordinator invite PARTNER` for each")
@@ -68,12 +70,85 @@ def admit(
     file: Annotated[
         Path, typer.Argument(help="a partner's application, or a signed contract copy")
     ],
+    fingerprint_confirmed: Annotated[
+        bool, typer.Option("--fingerprint-confirmed", help="it was compared out of band already")
+    ] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="in place of other keys under the same name")
+    ] = False,
     home: HomeOption = HERE,
 ) -> None:
-    """Take a partner's application, or the signatures in a copy of the contract."""
-    from server import setup
+    """Show a partner's application and take it, or take the signatures in a copy of the contract."""
+    from protos.joining import Application
+    from server import admission, setup
 
-    console.say("{}", setup.admit(Home(home), file, datetime.now(UTC)))
+    coordinator, found, now = Home(home), setup.load(file), datetime.now(UTC)
+    if isinstance(found, Application):
+        admission.check(coordinator, found)
+        before = admission.replaced(coordinator, found)
+        for line in admission.lines(found, before):
+            typer.echo(line)
+        if before is not None and not replace:
+            raise ConfigError("party", admission.already(before, found))
+        if not fingerprint_confirmed:
+            typer.confirm(
+                "Did you compare this fingerprint with the partner by telephone or in person?"
+                if before is None
+                else "Did the partner say, by telephone or in person, that these keys replace its old ones?",
+                abort=True,
+            )
+    console.say("{}", setup.take(coordinator, found, file, now, replace=replace))
+
+
+@app.command()
+def renew(
+    partner: Annotated[str, typer.Argument(help="a partner, or nothing for all of them")] = "",
+    home: HomeOption = HERE,
+) -> None:
+    """Write new certificates for the keys in the contract, to be sent to the partners."""
+    from server import renewal
+    from server.callers import revoked
+
+    coordinator, now = Home(home), datetime.now(UTC)
+    names = [partner] if partner else [p.name for p in coordinator.contract().parties]
+    for name in names:
+        if not partner and revoked(coordinator).has_party(name):
+            console.say("{} is revoked and gets none", name)
+            continue
+        console.say("wrote {}; send it to {}", renewal.issue(coordinator, name, now), name)
+    typer.echo(
+        "next: each runs `tallystick-partner renew FILE`; under 30 days they also ask by themselves"
+    )
+
+
+@app.command()
+def revoke(
+    partner: Annotated[str, typer.Argument(help="a party of the contract")],
+    reason: Annotated[str, typer.Option(help="why, for whoever reads the list later")] = "",
+    serial: Annotated[
+        str, typer.Option(help="this certificate only: its serial number in hexadecimal")
+    ] = "",
+    undo: Annotated[bool, typer.Option("--undo", help="take it off the list again")] = False,
+    home: HomeOption = HERE,
+) -> None:
+    """Shut a partner out, or one certificate of it, from the next call on."""
+    from server import callers
+
+    coordinator, number = Home(home), callers.serial_number(serial) if serial else None
+    if undo:
+        callers.allow(coordinator, partner, serial=number)
+        console.say("{} may call again", partner)
+        return
+    if not reason:
+        raise ConfigError("--reason", "say why; it is kept in state/revoked.toml")
+    callers.revoke(coordinator, partner, reason, datetime.now(UTC), serial=number)
+    if number:
+        console.say(
+            "certificate {} of {} is refused from now on; `renew` makes another", number, partner
+        )
+    else:
+        console.say("{} is shut out of link and exchange from now on", partner)
+        typer.echo("jobs of everybody need it: to go on without it, sign a new contract")
 
 
 @app.command()
@@ -157,11 +232,48 @@ def results(
         _show(store.job(job))
         return
     rows: list[list[object]] = [
-        [r.id[:8], r.name, r.job().kind, r.state, f"{r.done}/{r.planned}",
+        [r.id[:8], r.name, r.job().kind, r.job().purpose, f"{r.job().epsilon:g}", r.state,
+         f"{r.done}/{r.planned}",
          datetime.fromtimestamp(r.created, UTC).strftime("%Y-%m-%d %H:%M")]
         for r in store.all_jobs()
     ]  # fmt: skip
-    typer.echo(console.table(["job", "name", "kind", "state", "releases", "created (UTC)"], rows))
+    head = ["job", "name", "kind", "purpose", "epsilon", "state", "releases", "created (UTC)"]
+    typer.echo(console.table(head, rows))
+
+
+@app.command()
+def heads(
+    repair: Annotated[
+        Path | None,
+        typer.Option("--repair", help="forget the head that this file names, signed by all others"),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="it was read already; do not ask")] = False,
+    home: HomeOption = HERE,
+) -> None:
+    """List the journal heads that partners signed, or forget one that all others agreed to forget."""
+    from protos.repairs import load
+    from server import heads as kept
+
+    coordinator = Home(home)
+    contract, store, now = coordinator.contract(), _store(coordinator), datetime.now(UTC)
+    if repair is None:
+        rows: list[list[object]] = [
+            [name, said.sequence, _when(said.time), said.digest.hex()[:16]]
+            for name, (said, _) in kept.held(store, contract).items()
+        ]
+        head = ["party", "entry", "signed at (UTC)", "digest"]
+        typer.echo(console.table(head, rows) if rows else "no head of a partner is held yet")
+        return
+    read = load(repair)
+    read.check(contract, now)
+    for line in read.told():
+        console.say("{}", line)
+    if not yes:
+        typer.confirm("Forget this head here?", abort=True)
+    held = kept.forget(store, contract, read, now)
+    console.say(
+        "forgotten" if held else "no such head of {} was held; none will be taken", read.party
+    )
 
 
 @app.command()
@@ -177,9 +289,14 @@ def resume(job: JobName, home: HomeOption = HERE) -> None:
 
 @app.command()
 def cancel(job: JobName, home: HomeOption = HERE) -> None:
-    """Stop a job for good. What was charged stays charged."""
-    store = _store(Home(home))
+    """Stop a job for good, also one that failed. What was charged stays charged."""
+    coordinator = Home(home)
+    store = _store(coordinator)
     row = store.job(job)
+    if row.state == "failed":
+        store.cancel_failed(row.id, row.job().participants(coordinator.contract()))
+        typer.echo(f"cancelled {row.id[:8]}; the partners are told when the next job runs")
+        return
     if row.state not in OPEN_STATES:
         raise ConfigError("job", f"{row.id[:8]} is {row.state} already")
     store.end(row.id, "cancelled", {}, "cancelled")
@@ -228,6 +345,13 @@ def _show(row: JobRow) -> None:
         "result": row.result,
     }
     typer.echo(console.json_text(shown))
+
+
+def _when(seconds: int) -> str:
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
+    except (ValueError, OverflowError, OSError):
+        return "a time that no clock shows"
 
 
 def _store(home: Home) -> Store:

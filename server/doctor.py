@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import socket
-from pathlib import Path
+from datetime import UTC, datetime
 
 from privacy.errors import TallystickError
+from protos.alliance import Contract
+from protos.files import check_folder
+from server import renewal
+from server.calls import BrokenLog, Calls
 from server.home import Home
+from server.witnesses import Proof, proofs
 
 
 def examine(home: Home) -> list[tuple[bool, str, str]]:
@@ -17,15 +20,20 @@ def examine(home: Home) -> list[tuple[bool, str, str]]:
     try:
         config = home.config()
         found.append((True, "coordinator.toml", config.name))
+        check_folder(home.keys)
+        check_folder(home.state)
+        found.append((True, "folders", "nobody else can write in them"))
         home.identity()
         for name in ("ca.key", "server.key", "control.token", "runtime.secret"):
             home.key(name)
         found.append((True, "keys", "readable by you only"))
     except TallystickError as error:
         return [*found, (False, "set-up", str(error))]
+    contract: Contract | None = None
     try:
         contract = home.contract()
         found.append((True, "contract", f"{contract.name}, until {contract.expires:%Y-%m-%d}"))
+        found += renewal.look(home, contract, datetime.now(UTC))
     except TallystickError as error:
         found.append((False, "contract", str(error)))
     ports = (("link", config.link_port), ("exchange", config.exchange_port))
@@ -35,23 +43,37 @@ def examine(home: Home) -> list[tuple[bool, str, str]]:
             running = probe.connect_ex(("127.0.0.1", port)) == 0
         text = f"port {port} is {'answering' if running else 'free: `start` is not running'}"
         found.append((True, label, text))
-    if home.calls.exists():
-        count = count_calls(home.calls)
-        text = f"{count} calls, chain intact" if count >= 0 else "the call log was edited"
-        found.append((count >= 0, "call log", text))
+    found += _calls(home, contract)
     return found
 
 
-def count_calls(path: Path) -> int:
-    """Number of lines in an intact call log; -1 if it was edited."""
-    previous, count = "0" * 64, 0
-    for line in path.read_bytes().splitlines():
-        try:
-            if (
-                json.loads(line)["prev"] != previous
-            ):  # our own file: Flower's numbers have 64 bits, unsigned
-                return -1
-        except (ValueError, KeyError, TypeError, RecursionError):
-            return -1
-        previous, count = hashlib.sha256(line).hexdigest(), count + 1
-    return count
+def _calls(home: Home, contract: Contract | None) -> list[tuple[bool, str, str]]:
+    """The call log: its chain, and every head of it that was signed."""
+    label, calls = "call log", Calls(home.calls)
+    kept: list[Proof] = []
+    wrong: list[str] = []
+    try:
+        kept = proofs(home, contract) if contract else []
+        wrong = [proof.missing() for proof in kept if not calls.has(proof.line, proof.digest)]
+    except TallystickError as error:
+        wrong = [str(error)]
+    if not home.calls.exists():
+        if kept:
+            wrong = ["state/calls.jsonl is not there, though this coordinator signed heads of it"]
+        return [(False, label, text) for text in wrong]
+    try:
+        found = calls.verify()
+    except BrokenLog as error:
+        wrong.insert(0, str(error))
+    except OSError as error:
+        wrong.insert(0, f"state/calls.jsonl cannot be read: {error.strerror}")
+    if wrong:
+        return [(False, label, text) for text in wrong]
+    text = f"{found.lines} calls, chain intact"
+    if found.torn:
+        text += f"; lines that a crash cut off, and say so: {found.torn}"
+    if kept:
+        holders = [proof.holder for proof in kept if proof.holder]
+        text += f"; signed up to line {max(proof.line for proof in kept)}"
+        text += f", held by {', '.join(holders)}" if holders else ", no partner has answered yet"
+    return [(True, label, text)]

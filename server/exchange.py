@@ -1,25 +1,38 @@
-"""The relay of match streams: gRPC over mutual TLS. It reads nothing and keeps nothing.
+"""The relay of match streams: it reads nothing and keeps nothing. A process of its own.
 
 Two parties of an open match job are joined, frame by frame, through short queues, so a slow reader slows
-the writer (back-pressure). Who a caller is comes from its certificate, issued by the alliance's
-authority. When one end breaks, the other is cut too: both connect again and go on where they were.
+the writer (back-pressure). When one end breaks, the other is cut too: both connect again and go on where they
+were. Who a caller is was decided before the first byte of a call: :mod:`server.desks` ends TLS, asks
+:class:`server.callers.Callers` about the certificate, and each party has a gRPC server of its own behind it.
+So nobody without a certificate of the contract reaches gRPC, and no party's calls take another's places.
+
+    Relay    a stream: one end of a match
+    Renew    a new certificate for the key that the contract pins (:mod:`server.renewal`)
 """
 
 from __future__ import annotations
 
+import argparse
 import logging
 import queue
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import grpc
 
+from privacy.errors import TallystickError
 from privacy.matching.deck import CHUNK
 from privacy.matching.engine import POINT_BYTES
+from protos import logs
+from server import renewal
+from server.desks import Calls, Desks
 from server.home import Home
+from server.store import Store
 
 log = logging.getLogger("tallystick.exchange")
 
@@ -30,7 +43,6 @@ QUEUED_FRAMES = 8
 QUIET = 600.0
 """Seconds to wait for a peer to come, or to read on."""
 TICK = 0.05
-MOST_STREAMS = 128
 
 
 class _Meeting:
@@ -60,9 +72,9 @@ class Exchange:
         self._lock = threading.Lock()
         self.bytes_relayed = 0
 
-    def relay(self, frames: Iterator[bytes], context: Any) -> Iterator[bytes]:
-        """gRPC handler: frames in from one party, out to the other."""
-        me, metadata = _caller(context), dict(context.invocation_metadata())
+    def relay(self, me: str, frames: Iterator[bytes], context: Any) -> Iterator[bytes]:
+        """gRPC handler for calls of ``me``: frames in from one party, out to the other."""
+        metadata = dict(context.invocation_metadata())
         job, peer = metadata.get(JOB_KEY, ""), metadata.get(PEER_KEY, "")
         parties = self._parties_of(job)
         if me not in parties or peer not in parties or me == peer:
@@ -141,32 +153,49 @@ def _put(meeting: _Meeting, peer: str, frame: bytes, context: Any) -> bool:
     return False
 
 
-def _caller(context: Any) -> str:
-    names = context.auth_context().get("x509_common_name", [])
-    return names[0].decode() if names else ""
+def open_matches(store: Store) -> Callable[[str], tuple[str, ...]]:
+    """The parties of an open match; nobody for anything else."""
+
+    def parties_of(job_id: str) -> tuple[str, ...]:
+        for row in store.open_jobs():
+            if row.id == job_id and (match := row.job().match):
+                return match.parties
+        return ()
+
+    return parties_of
 
 
-def serve(home: Home, exchange: Exchange) -> grpc.Server:
-    """Start the exchange's server on the port of ``coordinator.toml``."""
-    config = home.config()
-    server = grpc.server(
-        ThreadPoolExecutor(max_workers=MOST_STREAMS),
-        options=[
-            ("grpc.max_receive_message_length", LARGEST_FRAME + 1024),
-            ("grpc.so_reuseport", 0),
-        ],
-    )
-    service, method = METHOD.strip("/").split("/")
-    handler = grpc.method_handlers_generic_handler(
-        service, {method: grpc.stream_stream_rpc_method_handler(exchange.relay)}
-    )
-    server.add_generic_rpc_handlers((handler,))
-    credentials = grpc.ssl_server_credentials(
-        [(home.key("server.key"), home.key("server.pem"))],
-        root_certificates=home.key("ca.pem"),
-        require_client_auth=True,
-    )
-    if server.add_secure_port(f"{config.bind}:{config.exchange_port}", credentials) == 0:
-        raise OSError(f"port {config.exchange_port} cannot be bound")
-    server.start()
-    return server
+def serve(home: Home, exchange: Exchange) -> Desks:
+    """Start the exchange on the port of ``coordinator.toml``. Raises OSError if it cannot be bound."""
+
+    def renew(party: str, request: bytes, context: Any) -> bytes:
+        try:
+            return renewal.renew(home, party, request, datetime.now(UTC))
+        except TallystickError as error:
+            log.warning("no new certificate for %s: %s", party, error)
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, "no certificate")
+            raise
+
+    calls: Calls = {METHOD: exchange.relay, renewal.METHOD: renew}
+    return Desks(home, calls, streams={METHOD}, largest=LARGEST_FRAME + 1024)
+
+
+def main() -> None:
+    """``python -m server.exchange HOME``: started by the supervisor."""
+    parser = argparse.ArgumentParser(prog="python -m server.exchange")
+    parser.add_argument("home", type=Path)
+    home = Home(parser.parse_args().home)
+    logs.configure(level=logging.WARNING)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    store = Store(home.database, time.time)
+    desks = serve(home, Exchange(open_matches(store)))
+    while not stop.wait(1.0) and desks.running():
+        pass
+    desks.stop(0.5).wait(2.0)
+    store.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -7,27 +7,31 @@ from typing import Any
 
 from starlette.middleware import Middleware
 
+from server.guard import refuse
+
 
 class PathFirewall:
-    """ASGI: what is not for partners does not exist on the public socket."""
+    """ASGI: what is not for partners does not exist on the public socket. ``public`` and ``internal``: who
+    answers on which port."""
 
-    def __init__(self, app: Callable[..., Any], internal_port: int) -> None:
-        self._app, self._internal = app, internal_port
+    def __init__(
+        self, public: Callable[..., Any], internal: Callable[..., Any], internal_port: int
+    ) -> None:
+        self._public, self._internal, self._port = public, internal, internal_port
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        inside = (scope.get("server") or ("", 0))[1] == self._port
         if scope["type"] == "http":
             path = scope.get("path", "")
-            internal = (scope.get("server") or ("", 0))[1] == self._internal
             allowed = (
                 not path.startswith(("/docs", "/openapi"))
-                if internal
+                if inside
                 else path.startswith("/v1/fleet/") or path == "/health"
             )
             if not allowed:
-                await send({"type": "http.response.start", "status": 404, "headers": []})
-                await send({"type": "http.response.body", "body": b""})
+                await refuse(send, 404)
                 return
-        await self._app(scope, receive, send)
+        await (self._internal if inside else self._public)(scope, receive, send)
 
 
 class Unless:

@@ -4,9 +4,11 @@ coordinator.toml    name, addresses
 draft.toml          the contract's terms, before the parties are in
 alliance.toml       the contract
 invitations/        one file for each invited partner
+parties/            one file for each admitted partner
+certificates/       the newest certificate of each partner, once renewed
 keys/               identity.key, ca.key, ca.pem, server.key, server.pem, control.token,
                     runtime.secret (mode 0600)
-state/              store.db, calls.jsonl, logs
+state/              store.db, calls.jsonl, revoked.toml, logs
 """
 
 from __future__ import annotations
@@ -18,16 +20,16 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import Field
 
-from privacy.errors import ConfigError
 from protos import alliance
-from protos.alliance import Contract
+from protos.alliance import Contract, Name
+from protos.files import read_private
 from protos.toml import Strict, build, read_toml
 
 
 class CoordinatorConfig(Strict):
     """``coordinator.toml``. ``host`` is what partners reach; ``bind`` what is listened on."""
 
-    name: str
+    name: Name
     host: str
     bind: str = "0.0.0.0"  # noqa: S104 - partners come from outside; what they reach is firewalled
     link_port: int = Field(ge=1, le=65535)
@@ -44,6 +46,7 @@ class Home:
         self.draft_file = root / "draft.toml"
         self.contract_file = root / "alliance.toml"
         self.invitations = root / "invitations"
+        self.parties = root / "parties"
         self.keys = root / "keys"
         self.state = root / "state"
         self.database = self.state / "store.db"
@@ -63,11 +66,4 @@ class Home:
 
     def key(self, name: str) -> bytes:
         """Bytes of a key file that nobody else can read."""
-        path = self.keys / name
-        try:
-            data = path.read_bytes()
-        except OSError:
-            raise ConfigError(str(path), "key file cannot be read; run `init` first") from None
-        if path.stat().st_mode & 0o077 and not name.endswith(".pem"):
-            raise ConfigError(str(path), "key file is readable by others; chmod 600 it")
-        return data
+        return read_private(self.keys / name)

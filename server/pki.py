@@ -1,4 +1,9 @@
-"""The alliance's own certificate authority (X.509, RFC 5280): one server, one client per partner."""
+"""The alliance's own certificate authority (X.509, RFC 5280): one server, one client per partner.
+
+The authority lives as long as alliances do; what it issues is short (:data:`protos.certificates.LEAF_DAYS`)
+and renewed, always for a key that was there before: a partner's is pinned by the contract, and of the
+server's pair only the certificate is replaced, so that no moment has a key without its certificate.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +11,15 @@ import ipaddress
 from datetime import datetime, timedelta
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from privacy.errors import ConfigError
+from protos.certificates import LEAF_DAYS
 
-AUTHORITY_DAYS, LEAF_DAYS = 3650, 825
+AUTHORITY_DAYS = 3650
 
 
 def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
@@ -22,6 +29,11 @@ def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
+
+
+def pem(certificate: x509.Certificate) -> bytes:
+    """A certificate in PEM."""
+    return certificate.public_bytes(serialization.Encoding.PEM)
 
 
 def _name(text: str) -> x509.Name:
@@ -48,7 +60,7 @@ def new_authority(alliance: str, now: datetime) -> tuple[bytes, bytes]:
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
         .sign(key, hashes.SHA256())
     )
-    return key_pem(key), certificate.public_bytes(serialization.Encoding.PEM)
+    return key_pem(key), pem(certificate)
 
 
 def _issue(
@@ -60,9 +72,7 @@ def _issue(
     usage: x509.ObjectIdentifier,
     now: datetime,
 ) -> bytes:
-    key = serialization.load_pem_private_key(authority_key, None)
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise ConfigError("keys/ca.key", "is not an elliptic-curve key")
+    key = _private(authority_key, "keys/ca.key")
     issuer = x509.load_pem_x509_certificate(authority)
     identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     certificate = (
@@ -82,14 +92,28 @@ def _issue(
         )
         .sign(key, hashes.SHA256())
     )
-    return certificate.public_bytes(serialization.Encoding.PEM)
+    return pem(certificate)
+
+
+def _private(data: bytes, path: str) -> ec.EllipticCurvePrivateKey:
+    try:
+        key = serialization.load_pem_private_key(data, None)
+    except (ValueError, TypeError):
+        raise ConfigError(path, "is not a private key in PEM") from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise ConfigError(path, "is not an elliptic-curve key")
+    return key
+
+
+def new_key() -> bytes:
+    """A private key for TLS, P-256, in PEM."""
+    return key_pem(ec.generate_private_key(ec.SECP256R1()))
 
 
 def server_certificate(
-    authority_key: bytes, authority: bytes, host: str, now: datetime
-) -> tuple[bytes, bytes]:
-    """Key and certificate for ``host`` and loopback, both PEM."""
-    key = ec.generate_private_key(ec.SECP256R1())
+    authority_key: bytes, authority: bytes, server_key: bytes, host: str, now: datetime
+) -> bytes:
+    """A certificate for ``host`` and loopback over the server's key, PEM."""
     names: list[x509.GeneralName] = [
         x509.DNSName("localhost"),
         x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
@@ -101,22 +125,21 @@ def server_certificate(
     except ValueError:
         if host != "localhost":
             names.append(x509.DNSName(host))
+    public = _private(server_key, "keys/server.key").public_key()
     usage = ExtendedKeyUsageOID.SERVER_AUTH
-    certificate = _issue(authority_key, authority, host, key.public_key(), names, usage, now)
-    return key_pem(key), certificate
+    return _issue(authority_key, authority, host, public, names, usage, now)
 
 
-def partner_certificate(
-    authority_key: bytes, authority: bytes, name: str, request: str, now: datetime
+def client_certificate(
+    authority_key: bytes, authority: bytes, name: str, key: bytes, now: datetime
 ) -> str:
-    """A client certificate for a partner's CSR, PEM. Raises ConfigError for a bad request."""
+    """A certificate for a partner's TLS key (SubjectPublicKeyInfo), PEM. Raises ConfigError."""
     try:
-        csr = x509.load_pem_x509_csr(request.encode())
-        public = csr.public_key()
-    except ValueError:
-        raise ConfigError("request", "is not a certificate request") from None
-    if not csr.is_signature_valid or not isinstance(public, ec.EllipticCurvePublicKey):
-        raise ConfigError("request", "its signature or key type does not fit")
+        public = serialization.load_der_public_key(key)
+    except (ValueError, UnsupportedAlgorithm):
+        public = None
+    if not isinstance(public, ec.EllipticCurvePublicKey):
+        raise ConfigError(f"parties.{name}", "its TLS key is not an elliptic-curve key")
     names: list[x509.GeneralName] = [x509.DNSName(f"{name}.partner")]
     usage = ExtendedKeyUsageOID.CLIENT_AUTH
     return _issue(authority_key, authority, name, public, names, usage, now).decode()

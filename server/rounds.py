@@ -5,30 +5,37 @@ before it gives again, byte for byte, at no charge. A refusal ends the job with 
 and what to do, also where its header names the partner's own contract or no job: it is signed by the
 partner and bound to the message. Any other reply that is not bound to the message it answers does not
 count, nor does one that the partner's key did not sign; how many there were is said when patience ends.
-An answer of another kind than was asked ends the job, with the partner's name.
+An answer of another kind than was asked, or larger than an honest one can be, ends the job, with the
+partner's name: it is measured before it is parsed. So does whatever goes wrong while a partner's reply is
+being dealt with (:func:`dealing_with`); an exception's own text, which may quote it, is never shown.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from privacy.errors import ProtocolError, RoundFailed, WireError
+from privacy.errors import ProtocolError, RoundFailed, TallystickError, WireError
 from privacy.randomness import Randomness
 from protos import wire
 from protos.alliance import Contract
+from protos.logs import places
 from protos.refusal import ADVICE, Code
+from protos.statements import largest_reply, read_working
 
 PATIENCE = 600.0
 """Seconds to wait for a partner that restarts."""
 MESSAGE_LIFE = 900
 """Seconds an envelope is valid."""
+FAREWELL = 5.0
+"""Seconds to wait when partners are told that a job is over."""
 PAUSE = 0.2
 """Seconds before a partner that is working or silent is asked again."""
 
@@ -43,6 +50,36 @@ _ANSWERS = {
     "cancel": "finish",
 }
 """The body of an answer, by that of the question."""
+_BY_PLAN = ("prepared", "masked")
+"""Answers whose size follows from the job's plan: who asks says how large."""
+
+
+class PartnerFailed(RoundFailed):
+    """A job cannot go on because of what one partner sent; ``code``: of its refusal, if it was one."""
+
+    def __init__(self, partner: str, text: str, code: str = "") -> None:
+        self.partner, self.code = partner, code
+        super().__init__(text)
+
+
+class LinkLost(Exception):
+    """The transport itself failed: nothing that a job or a partner did, and nothing that ends the job."""
+
+
+@contextmanager
+def dealing_with(name: str) -> Iterator[None]:
+    """Whatever goes wrong with what ``name`` sent is a failure of the job with that name: a kind and a place
+    in the code, never the text of an exception."""
+    try:
+        yield
+    except (RoundFailed, LinkLost):
+        raise
+    except TallystickError as error:
+        raise PartnerFailed(name, f"{name} sent what cannot be used: {error}") from None
+    except Exception as error:
+        raise PartnerFailed(
+            name, f"a reply of {name} could not be dealt with: {places(error)}"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -56,7 +93,8 @@ class Delivered:
 
 
 class Transport(Protocol):
-    """Carries envelopes to gates. Missing partners are left out of the answer, never raised."""
+    """Carries envelopes to gates. Missing partners are left out of the answer, never raised. Raises LinkLost
+    where it cannot carry anything, PartnerFailed for what a partner made of its own message."""
 
     def exchange(self, envelopes: Mapping[str, bytes], timeout: float) -> dict[str, Delivered]:
         """Deliver, and wait up to ``timeout`` seconds for replies."""
@@ -102,83 +140,133 @@ class Rounds:
         *,
         enough: int | None = None,
         grace: float | None = None,
-        working: Callable[[str, wire.Working], None] | None = None,
+        working: Callable[[Mapping[str, tuple[int, int]], Sequence[str]], None] | None = None,
         patience: float | None = None,
         expect: str | None = None,
+        largest: int | None = None,
+        spoilt: dict[str, PartnerFailed] | None = None,
     ) -> dict[str, wire.ReplyBody]:
         """One answer from each partner, of the kind that answers its question, or of kind ``expect``.
 
-        ``working`` is told of partners that say they work on it; with ``patience`` such a partner may
-        take that long. With ``enough``, after ``grace`` seconds that many will do. Raises RoundFailed
-        if a partner refuses, answers with another kind, or patience runs out.
+        ``working`` is told which partners say that they work on it, how far they are and of how much, and
+        all who have not answered; with ``patience`` such a partner may take that long. With ``enough``, after
+        ``grace`` seconds that many will do. ``largest``: bytes of an answer whose size follows from the plan.
+        Raises PartnerFailed if a partner refuses, answers with another kind or too much, or puts that under
+        its name into ``spoilt`` and goes on without it; RoundFailed when patience runs out.
         """
         answers: dict[str, wire.ReplyBody] = {}
-        started = heard = self._clock()
+        started = self._clock()
+        heard = dict.fromkeys(bodies, started)
         unsigned = self.traffic.unsigned.copy()
         self.traffic.rounds += 1
         while True:
-            waiting = [name for name in bodies if name not in answers]
-            found, busy = self._once({name: bodies[name] for name in waiting}, grace, expect)
+            waiting = [n for n in bodies if n not in answers and n not in (spoilt or ())]
+            found, busy = self._once(
+                {name: bodies[name] for name in waiting}, grace, expect, largest, spoilt
+            )
             answers |= found
-            if len(answers) == len(bodies):
+            waiting = [n for n in bodies if n not in answers and n not in (spoilt or ())]
+            if not waiting:
                 break
             now = self._clock()
-            if patience is not None and busy and now - started < patience:
-                heard = now
+            if patience is not None and now - started < patience:
+                heard |= dict.fromkeys(busy, now)
             if working is not None:
-                for name, state in busy.items():
-                    working(name, state)
-            passed = now - heard
-            if enough is not None and len(answers) >= enough and passed >= (grace or 0.0):
+                working(busy, waiting)
+            if enough is not None and len(answers) >= enough and now - started >= (grace or 0.0):
                 break
-            if passed > self._patience:
-                missing = sorted(set(bodies) - set(answers))
-                raise RoundFailed(self._silence(missing, self.traffic.unsigned - unsigned))
+            silent = sorted(
+                name for name in waiting if now - heard[name] > self._patience
+            )  # fmt: skip
+            if silent:  # who is heard of does not keep the others' silence going
+                raise RoundFailed(self._silence(silent, busy, self.traffic.unsigned - unsigned))
             self._sleep(PAUSE)
         self.traffic.seconds.append(self._clock() - started)
         return answers
 
-    def _silence(self, missing: Sequence[str], unsigned: Counter[str]) -> str:
+    def tell(self, names: Iterable[str], body: wire.Request, patience: float = FAREWELL) -> None:
+        """Say something once, to whoever hears it; what they answer is nothing. Raises LinkLost."""
+        with suppress(PartnerFailed):
+            self._transport.exchange({name: self._seal(name, body) for name in names}, patience)
+
+    def now(self) -> float:
+        """This coordinator's clock, in seconds since the epoch."""
+        return self._clock()
+
+    def _silence(
+        self, missing: Sequence[str], busy: Mapping[str, object], unsigned: Counter[str]
+    ) -> str:
         text = f"no answer from {', '.join(missing)} for {self._patience:.0f} s: "
+        slow = [name for name in missing if name in busy]
+        if slow:
+            text += f"{', '.join(slow)} only said to be still working. "
         for name in missing:
             if unsigned[name]:
                 text += (
                     f"{unsigned[name]} replies of {name} were not signed with the key that the contract "
                     "names: does it hold the same contract? "
                 )
-        if not all(unsigned[name] for name in missing):
+        if not all(unsigned[name] or name in busy for name in missing):
             text += "is its node running? "
         return text + "The job continues with `tallystick-coordinator resume`"
 
     def _once(
-        self, bodies: Mapping[str, wire.Request], grace: float | None, expect: str | None
-    ) -> tuple[dict[str, wire.ReplyBody], dict[str, wire.Working]]:
-        """Answers, and who is still working."""
+        self, bodies: Mapping[str, wire.Request], grace: float | None, expect: str | None,
+        largest: int | None, spoilt: dict[str, PartnerFailed] | None,
+    ) -> tuple[dict[str, wire.ReplyBody], dict[str, tuple[int, int]]]:  # fmt: skip
+        """Answers, and who is still working: how far, of how much."""
         envelopes = {name: self._seal(name, body) for name, body in bodies.items()}
         self.traffic.bytes_out += sum(map(len, envelopes.values()))
         timeout = min(60.0, self._patience) if grace is None else max(grace, 1.0)
         answers: dict[str, wire.ReplyBody] = {}
-        busy: dict[str, wire.Working] = {}
+        busy: dict[str, tuple[int, int]] = {}
         for name, delivered in self._transport.exchange(envelopes, timeout).items():
-            self.traffic.bytes_in += len(delivered.reply)
-            opened = self._open(name, delivered)
-            if opened is None:
+            if name not in bodies:  # nobody asked
+                self.traffic.forged += 1
                 continue
-            body = opened.body
-            kind = body.WhichOneof("body")
-            wanted = expect or _ANSWERS.get(bodies[name].WhichOneof("body") or "", kind)
-            if kind == "working":
-                busy[name] = body.working
-            elif kind == "refusal":
-                raise RoundFailed(self._refused(name, opened))
-            elif kind is None or kind != wanted:
-                raise RoundFailed(
-                    f"{name} answered with {kind or 'nothing'} where {wanted or 'something'} was "
-                    "asked for: do both run the same version?"
-                )
-            else:
-                answers[name] = body
+            wanted = expect or _ANSWERS.get(bodies[name].WhichOneof("body") or "")
+            try:
+                with dealing_with(name):
+                    body = self._answer(name, delivered, wanted, largest)
+                    if body is not None and body.HasField("working"):
+                        busy[name] = read_working(body.working)
+                    elif body is not None:
+                        answers[name] = body
+            except PartnerFailed as failed:
+                if spoilt is None:
+                    raise
+                spoilt[name] = failed
         return answers, busy
+
+    def _answer(
+        self, name: str, delivered: Delivered, wanted: str | None, largest: int | None
+    ) -> wire.ReplyBody | None:
+        """What a reply says, None where it does not count. Raises PartnerFailed, WireError."""
+        self.traffic.bytes_in += len(delivered.reply)
+        most = largest if largest is not None else self._largest(wanted)
+        if len(delivered.reply) > most:
+            raise PartnerFailed(
+                name,
+                f"{name} answered with {len(delivered.reply)} bytes where at most {most} were expected",
+            )
+        opened = self._open(name, delivered)
+        if opened is None:
+            return None
+        kind = opened.body.WhichOneof("body")
+        if kind == "refusal":
+            raise PartnerFailed(name, self._refused(name, opened), _known(opened.body.refusal.code))
+        if kind is None or (kind != "working" and wanted is not None and kind != wanted):
+            raise PartnerFailed(
+                name,
+                f"{name} answered with {kind or 'nothing'} where {wanted or 'something'} was "
+                "asked for: do both run the same version?",
+            )
+        return opened.body
+
+    def _largest(self, kind: str | None) -> int:
+        if kind is None or kind in _BY_PLAN:
+            return wire.LARGEST_MESSAGE
+        return largest_reply(kind, len(self.contract.parties))
 
     def _seal(self, name: str, body: wire.Request) -> bytes:
         request = wire.Request()
@@ -213,6 +301,8 @@ class Rounds:
         )
         try:
             return wire.open_any_reply(delivered.reply, self.contract.identity_of(name), expected)
+        except wire.BadBodyError:
+            raise PartnerFailed(name, f"{name} answered with what does not parse") from None
         except wire.NotSignedError:
             self.traffic.unsigned[name] += 1
         except (ProtocolError, WireError):
@@ -222,7 +312,13 @@ class Rounds:
 
 
 def _advice(code: str) -> str:
+    known = _known(code)
+    return f"{known} ({ADVICE[Code(known)]})" if known else "a code this version does not know"
+
+
+def _known(code: str) -> str:
+    """A refusal's code, empty where it is none of ours: it is not repeated then."""
     try:
-        return f"{code} ({ADVICE[Code(code)]})"
+        return str(Code(code))
     except ValueError:
-        return "a code this version does not know"
+        return ""

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import tomli_w
-from cryptography.exceptions import UnsupportedAlgorithm
-
 from privacy.errors import ConfigError
 from privacy.randomness import Randomness
 from protos import alliance, identity, joining
-from protos.alliance import Contract, Coordinator, Party
+from protos.alliance import Contract, Coordinator
+from protos.certificates import RENEW_DAYS, days_left
+from protos.files import check_folder, own_folder, write_private
+from protos.joining import Application
 from protos.toml import build, read_toml
-from server import pki
+from server import admission, pki
 from server.home import CoordinatorConfig, Home
 
 TEMPLATE = """\
@@ -62,12 +61,6 @@ platforms = []               # where they may be uploaded: google, meta, uid2, t
 """
 
 
-def _private(path: Path, data: bytes) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as target:
-        target.write(data)
-
-
 def init(
     root: Path,
     alliance_name: str,
@@ -76,90 +69,109 @@ def init(
     now: datetime,
 ) -> Home:
     """Create a coordinator's folder: identity, authority, server certificate, token, draft."""
-    for label, text in (("alliance", alliance_name), ("name", config.name)):
-        if not alliance.NAME.fullmatch(text):
-            raise ConfigError(label, "a-z, 0-9, - and _, starting with a letter, at most 32")
+    if not alliance.NAME.fullmatch(alliance_name):
+        raise ConfigError("alliance", alliance.NAMED)
     home = Home(root)
-    if home.keys.exists():
+    if home.keys.exists() or home.keys.is_symlink():
         raise ConfigError(str(home.keys), "keys exist already; they are never overwritten")
-    for folder in (home.keys, home.state, home.invitations, root / "parties"):
-        folder.mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o700)
-    _private(home.keys / "identity.key", randomness(32))
+    if root.exists() or root.is_symlink():
+        check_folder(root)  # before anything is put into it
+    for folder in (home.keys, home.state, home.invitations, home.parties):
+        own_folder(folder)
+    server_key = pki.new_key()
     authority_key, authority = pki.new_authority(alliance_name, now)
-    server_key, server = pki.server_certificate(authority_key, authority, config.host, now)
-    _private(home.keys / "ca.key", authority_key)
-    _private(home.keys / "ca.pem", authority)
-    _private(home.keys / "server.key", server_key)
-    _private(home.keys / "server.pem", server)
-    _private(home.keys / "control.token", randomness(32).hex().encode())
-    _private(home.keys / "runtime.secret", randomness(32).hex().encode())
-    home.config_file.write_text(tomli_w.dumps(alliance.to_plain(config)), encoding="utf-8")
+    server = pki.server_certificate(authority_key, authority, server_key, config.host, now)
+    for name, data in (
+        ("identity.key", randomness(32)),
+        ("ca.key", authority_key),
+        ("ca.pem", authority),
+        ("server.key", server_key),
+        ("server.pem", server),
+        ("control.token", randomness(32).hex().encode()),
+        ("runtime.secret", randomness(32).hex().encode()),
+    ):
+        write_private(home.keys / name, data, once=True)
+    write_private(home.config_file, alliance.to_toml(config).encode())
     expires = (now + timedelta(days=365)).strftime("%Y-%m-%dT00:00:00Z")
     if not home.draft_file.exists():
         text = TEMPLATE.format(alliance=alliance_name, expires=expires)
-        home.draft_file.write_text(text, encoding="utf-8")
+        write_private(home.draft_file, text.encode())
     return home
+
+
+def renew_server(home: Home, now: datetime, days: int = RENEW_DAYS) -> bool:
+    """Renew the server's certificate over the key it has, if fewer than ``days`` are left. Says if it did.
+
+    Who serves with it has to read it again. Raises ConfigError.
+    """
+    found = identity.read_certificate(home.key("server.pem").decode(), "keys/server.pem")
+    if days_left(found, now) >= days:
+        return False
+    made = pki.server_certificate(
+        home.key("ca.key"), home.key("ca.pem"), home.key("server.key"), home.config().host, now
+    )
+    write_private(home.keys / "server.pem", made)
+    return True
 
 
 def coordinator(home: Home) -> Coordinator:
     """The coordinator as the contract names it."""
     config = home.config()
-    return Coordinator(
-        name=config.name,
-        identity=identity.encode(home.identity().public_key().public_bytes_raw()),
-        link=f"{config.host}:{config.link_port}",
-        exchange=f"{config.host}:{config.exchange_port}",
-        authority=home.key("ca.pem").decode(),
-    )
+    said = {
+        "name": config.name,
+        "identity": identity.encode(home.identity().public_key().public_bytes_raw()),
+        "link": f"{config.host}:{config.link_port}",
+        "exchange": f"{config.host}:{config.exchange_port}",
+        "authority": home.key("ca.pem").decode(),
+    }
+    return build(Coordinator, said, str(home.config_file))
 
 
 def invite(home: Home, party: str) -> Path:
     """Write an invitation for a partner; send it by any channel."""
     if not alliance.NAME.fullmatch(party):
-        raise ConfigError("party", "a-z, 0-9, - and _, starting with a letter, at most 32")
-    name = str(read_toml(home.draft_file).get("name", ""))
-    invitation = joining.Invitation(
-        version=1, alliance=name, party=party, coordinator=coordinator(home)
-    )
+        raise ConfigError("party", alliance.NAMED)
+    if party == home.config().name:
+        raise ConfigError("party", "is the coordinator's own name")
+    said = {
+        "version": 1,
+        "alliance": read_toml(home.draft_file).get("name", ""),
+        "party": party,
+        "coordinator": coordinator(home),
+    }
+    check_folder(home.invitations)
     target = home.invitations / f"{party}.invitation.toml"
-    joining.write(target, invitation)
+    joining.write(target, build(joining.Invitation, said, str(home.draft_file)))
     return target
 
 
-def admit(home: Home, path: Path, now: datetime) -> str:
-    """Take an application, or a copy of the contract with more signatures. Says what is next."""
-    if "parties" in read_toml(path):
-        return _merge(home, path)
-    application = joining.load_application(path)
-    invitation = home.invitations / f"{application.party}.invitation.toml"
-    if not invitation.exists():
-        raise ConfigError("party", f"{application.party} was not invited")
-    if application.alliance != joining.load_invitation(invitation).alliance:
-        raise ConfigError("alliance", "the application is for another alliance")
-    if home.contract_file.exists() and alliance.load(home.contract_file).signatures:
-        raise ConfigError(str(home.contract_file), "is signed already; a new party needs a new one")
-    try:
-        certificate = pki.partner_certificate(
-            home.key("ca.key"), home.key("ca.pem"), application.party, application.request, now
-        )
-    except (ValueError, UnsupportedAlgorithm):  # keys and signatures of kinds that are not for us
-        raise ConfigError("request", "its signature or key type does not fit") from None
-    party = Party(
-        name=application.party,
-        identity=application.identity,
-        node_key=application.node_key,
-        certificate=certificate,
-        residency=application.residency,
-    )
-    folder = home.root / "parties"
-    joining.write(folder / f"{party.name}.toml", party)
-    invited = sorted(p.name.split(".")[0] for p in home.invitations.glob("*.invitation.toml"))
-    missing = [name for name in invited if not (folder / f"{name}.toml").exists()]
+def admit(home: Home, path: Path, now: datetime, *, replace: bool = False) -> str:
+    """Take an application, or a copy of the contract with more signatures. Says what is next.
+
+    For who has compared the fingerprint already: the command shows it first (:func:`load`).
+    """
+    return take(home, load(path), path, now, replace=replace)
+
+
+def load(path: Path) -> Application | Contract:
+    """What was sent: an application with its keys proved, or a copy of the contract. Raises ConfigError."""
+    data = read_toml(path)
+    if "parties" in data:
+        return build(Contract, data)
+    return joining.parse_application(data)
+
+
+def take(
+    home: Home, found: Application | Contract, source: Path, now: datetime, *, replace: bool = False
+) -> str:
+    """Admit what was read from ``source``; the contract is written once everybody is in."""
+    if isinstance(found, Contract):
+        return admission.merge(home, found, source)
+    missing = admission.take(home, found, now, replace=replace)
     if missing:
-        return f"admitted {party.name}; waiting for {', '.join(missing)}"
+        return f"admitted {found.party}; waiting for {missing}"
     write_contract(home, now)
-    return f"admitted {party.name}; all are in: {home.contract_file} is ready to be signed"
+    return f"admitted {found.party}; all are in: {home.contract_file} is ready to be signed"
 
 
 def write_contract(home: Home, now: datetime) -> Contract:
@@ -168,20 +180,9 @@ def write_contract(home: Home, now: datetime) -> Contract:
     for key in ("coordinator", "parties", "signatures"):
         if key in terms:
             raise ConfigError(key, "does not belong in the draft")
-    folder = home.root / "parties"
-    terms["coordinator"] = coordinator(home).model_dump()
-    terms["parties"] = [read_toml(path) for path in sorted(folder.glob("*.toml"))]
+    terms["coordinator"] = coordinator(home)
+    terms["parties"] = list(admission.admitted(home).values())
     contract = build(Contract, terms)
     contract.check_terms(now)
-    home.contract_file.write_text(alliance.dump(contract), encoding="utf-8")
+    write_private(home.contract_file, alliance.dump(contract).encode())
     return contract
-
-
-def _merge(home: Home, path: Path) -> str:
-    ours, theirs = alliance.load(home.contract_file), alliance.load(path)
-    if ours.digest() != theirs.digest():
-        raise ConfigError(str(path), "is another contract than ours")
-    merged = ours.model_copy(update={"signatures": {**ours.signatures, **theirs.signatures}})
-    home.contract_file.write_text(alliance.dump(merged), encoding="utf-8")
-    missing = [p.name for p in merged.parties if p.name not in merged.signatures]
-    return f"signatures missing: {', '.join(missing)}" if missing else "all have signed"

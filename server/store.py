@@ -9,17 +9,19 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from privacy.errors import ConfigError, RoundFailed
+from privacy.errors import ConfigError, RoundFailed, WireError
 from privacy.programs.columns import Floats
 from protos import jobs, wire
+from protos.files import open_private, own_folder
+from protos.statements import LARGEST_HEAD
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
@@ -34,6 +36,10 @@ CREATE TABLE IF NOT EXISTS totals (
 CREATE TABLE IF NOT EXISTS models (
   name TEXT PRIMARY KEY, job TEXT NOT NULL, spec BLOB NOT NULL, model TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS heads (party TEXT PRIMARY KEY, signed BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS untold (job TEXT PRIMARY KEY, parties TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS forgotten (
+  party TEXT NOT NULL, sequence INTEGER NOT NULL, digest BLOB NOT NULL, repair BLOB NOT NULL,
+  PRIMARY KEY (party, sequence, digest));
 """
 
 OPEN_STATES = ("queued", "running")
@@ -69,8 +75,9 @@ class Store:
     """The coordinator's database; safe for several processes. ``clock`` gives seconds."""
 
     def __init__(self, path: Path, clock: Callable[[], float]) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._clock, self._lock = clock, threading.Lock()
+        own_folder(path.parent)
+        open_private(path).close()  # SQLite would make it as the umask has it
+        self._clock, self._lock = clock, threading.RLock()
         with _database():
             self._db = sqlite3.connect(
                 path, isolation_level=None, check_same_thread=False, timeout=30.0
@@ -85,6 +92,19 @@ class Store:
     def _run(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         with self._lock, _database():
             return list(self._db.execute(statement, values))
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing, and nobody else writes in between. Not to be nested."""
+        with self._lock:
+            self._run("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._run("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
 
     # ------------------------------------------------------------------ jobs
 
@@ -153,15 +173,35 @@ class Store:
         merged = dict(self.job(job_id).stats)
         for key, value in more.items():
             merged[key] = merged[key] + value if key in merged else value
-        self._run("UPDATE jobs SET stats = ? WHERE id = ?", json.dumps(merged), job_id)
+        self._run("UPDATE jobs SET stats = ? WHERE id = ?", _json(merged), job_id)
 
     def end(self, job_id: str, state: str, result: dict[str, Any], reason: str = "") -> None:
-        """Close an open job. A job that is closed already stays as it is."""
+        """Close an open job. A job that is closed already stays as it is.
+
+        Raises RoundFailed for a result with a number that is not finite: nothing is written then.
+        """
         self._run(
             "UPDATE jobs SET state = ?, result = ?, reason = ?, updated = ?"
             " WHERE id = ? AND state IN ('queued', 'running')",
-            state, json.dumps(result), reason, self._clock(), job_id,
+            state, _json(result), reason, self._clock(), job_id,
         )  # fmt: skip
+
+    def cancel_failed(self, job_id: str, parties: Sequence[str]) -> None:
+        """Close a failed job for good; ``parties`` are told when the next job runs."""
+        self._run(
+            "INSERT OR IGNORE INTO untold SELECT id, ? FROM jobs WHERE id = ? AND state = 'failed'",
+            " ".join(parties), job_id,
+        )  # fmt: skip
+        self._run("UPDATE jobs SET state = 'cancelled' WHERE id = ? AND state = 'failed'", job_id)
+
+    def untold(self) -> list[tuple[str, list[str]]]:
+        """Jobs that are over without their partners having been told, and those."""
+        rows = self._run("SELECT job, parties FROM untold ORDER BY job")
+        return [(str(job), str(parties).split()) for job, parties in rows]
+
+    def told(self, job_id: str) -> None:
+        """They have been."""
+        self._run("DELETE FROM untold WHERE job = ?", job_id)
 
     def reopen(self, job_id: str) -> None:
         """Let a failed job continue from its last release."""
@@ -198,7 +238,7 @@ class Store:
             name,
             job_id,
             spec,
-            json.dumps(model),
+            _json(model),
         )
 
     def model(self, name: str) -> tuple[jobs.Job, dict[str, Any]]:
@@ -209,24 +249,55 @@ class Store:
         return jobs.from_canonical(rows[0][0]), json.loads(rows[0][1])
 
     def keep_head(self, signed: wire.Signed) -> None:
-        """Keep a partner's signed journal head."""
+        """Keep a partner's signed journal head, which was read before (:mod:`server.heads`)."""
         self._run(
             "INSERT OR REPLACE INTO heads VALUES (?, ?)", signed.party, wire.serialise(signed)
         )
 
     def heads(self) -> list[wire.Signed]:
-        """The last signed journal head of each partner."""
-        return [
-            wire.parse(wire.Signed, row[0])
-            for row in self._run("SELECT signed FROM heads ORDER BY party")
-        ]
+        """The last signed journal head of each partner, as it was kept; what does not parse is left out."""
+        found = []
+        for party, data in self._run("SELECT party, signed FROM heads ORDER BY party"):
+            with suppress(WireError):
+                signed = wire.parse(wire.Signed, data, LARGEST_HEAD)
+                if signed.party == party:
+                    found.append(signed)
+        return found
+
+    def forget_head(
+        self, party: str, sequence: int, digest: bytes, repair: bytes, *, drop: bool
+    ) -> None:
+        """Never take this head again; ``drop``: it is the one that is held."""
+        self._run(
+            "INSERT OR IGNORE INTO forgotten VALUES (?, ?, ?, ?)", party, sequence, digest, repair
+        )
+        if drop:
+            self._run("DELETE FROM heads WHERE party = ?", party)
+
+    def forgotten(self) -> set[tuple[str, int, bytes]]:
+        """Party, entry and digest of every head that a repair named."""
+        rows = self._run("SELECT party, sequence, digest FROM forgotten")
+        return {(str(party), int(sequence), bytes(digest)) for party, sequence, digest in rows}
 
 
 def _row(row: tuple[Any, ...]) -> JobRow:
     values: list[Any] = list(row)
-    values[10] = json.loads(row[10])
-    values[11] = json.loads(row[11]) if row[11] else {}
+    # Earlier versions kept NaN and Infinity, which are no JSON.
+    values[10] = json.loads(row[10], parse_constant=_nothing)
+    values[11] = json.loads(row[11], parse_constant=_nothing) if row[11] else {}
     return JobRow(*values)
+
+
+def _nothing(_: str) -> None:
+    return None
+
+
+def _json(value: dict[str, Any]) -> str:
+    """Raises RoundFailed for what is no JSON."""
+    try:
+        return json.dumps(value, allow_nan=False)
+    except ValueError:
+        raise RoundFailed("a figure of the result is not a finite number") from None
 
 
 @contextmanager

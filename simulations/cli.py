@@ -32,6 +32,7 @@ class Bench(StrEnum):
     MATCH = "match"
     MASK = "mask"
     GATE = "gate"
+    LINK = "link"
 
 
 @app.command()
@@ -114,10 +115,10 @@ def people(
     ] = 0.0,
 ) -> None:
     """Write a table of made-up customers with dirty identifiers, to try the masks on."""
-    from client.masking.tables import created
+    from client.masking.outputs import created
     from simulations import customers
 
-    with created(out, None, None) as writer:
+    with created(out, None, None, as_is=True) as writer:
         for block in customers.blocks(rows, seed):
             writer.write(customers.repeated(block, repeats, seed) if repeats else block)
     typer.echo(f"{writer.rows} rows of made-up customers in {out}")
@@ -135,7 +136,7 @@ def bench(
     ] = None,
 ) -> None:
     """Print a benchmark's table."""
-    from simulations.bench import gate, learning, masking, matching, report, rounds
+    from simulations.bench import gate, learning, link, masking, matching, report, rounds
 
     if peer_python is not None and not peer_python.is_file():
         raise ParameterError("--peer-python: no such file")
@@ -146,8 +147,47 @@ def bench(
         Bench.MATCH: matching.match,
         Bench.MASK: masking.mask,
         Bench.GATE: gate.gate,
+        Bench.LINK: link.link,
     }[which]
     typer.echo(report.render(str(which), measure(data, quick, peer_python), as_json))
+
+
+@attack.callback(invoke_without_command=True, no_args_is_help=False)
+def attack_all(context: typer.Context) -> None:
+    """Attack gates as a coordinator, a partner, an outsider or an insider could. Alone: the whole table."""
+    if context.invoked_subcommand is None:
+        table()
+
+
+@attack.command()
+def table(
+    trials: Annotated[
+        float, typer.Option(min=0.001, help="times as many trials as each attack has by itself")
+    ] = 1.0,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="a row's number, R for residual ones, or a part of a name; may be repeated"),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="which tables, messages and guesses")] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Run every attack, print its rate with a 95 % interval; exit 1 if one is above chance that must not."""
+    from simulations import demo as show
+    from simulations.attacks import table as attacks
+
+    chosen = [each for each in attacks.attacks() if attacks.is_named(each, only or ())]
+    if not chosen:
+        raise ParameterError("--only: no attack of that row or name")
+
+    def progress(found: attacks.Measured) -> None:
+        typer.echo(f"{found.attack.name}: {found.successes} of {found.trials}", err=True)
+
+    with show.folder_for_a_run(keep=False) as root:
+        done = attacks.run(chosen, seed, root, trials=trials, say=progress)
+    show_as = attacks.as_json if as_json else attacks.render
+    typer.echo(show_as(done, seed, attacks.now()))
+    if attacks.broken(done):
+        raise typer.Exit(1)
 
 
 @attack.command()
@@ -178,6 +218,78 @@ def differ(
         report = attacks.run(messages, seed, root, seconds=seconds, say=progress)
     typer.echo(report.render())
     if report.found:
+        raise typer.Exit(1)
+
+
+@attack.command()
+def epsilon(
+    runs: Annotated[
+        int | None, typer.Option(min=20, help="of each arm; 5000, or 1200 of each planted fault")
+    ] = None,
+    program: Annotated[
+        list[str] | None,
+        typer.Option(help="query, segment, propensity or evaluate; may be given more than once"),
+    ] = None,
+    accounted: Annotated[
+        float, typer.Option("--epsilon", min=0.1, max=16.0, help="that each job is charged")
+    ] = 4.0,
+    planted: Annotated[
+        bool, typer.Option("--planted", help="with seven faults planted, to show that it finds them")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="which noise")] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how much of a person the noisy sums show, beside the epsilon that they are charged."""
+    from simulations import demo as show
+    from simulations.attacks import epsilon as attacks
+
+    measure = attacks.faulty if planted else attacks.sound
+    known = attacks.PLANTED_IN if planted else attacks.PROGRAMS
+    for name in program or ():
+        if name not in known:
+            raise ParameterError(f"--program: one of {', '.join(known)}")
+    usual = attacks.PLANTED_RUNS if planted else attacks.RUNS
+
+    def progress(found: attacks.Audit) -> None:
+        typer.echo(found.line(), err=True)
+
+    with show.folder_for_a_run(keep=False) as root:
+        audits = measure(
+            root, runs or usual, epsilon=accounted, seed=seed, programs=program or known, say=progress
+        )
+    typer.echo(attacks.render(audits, as_json))
+    if attacks.failed(audits):
+        raise typer.Exit(1)
+
+
+@attack.command()
+def fuzz(
+    inputs: Annotated[int, typer.Option(min=1, help="how many, to all targets together")] = 20_000,
+    seed: Annotated[int, typer.Option(min=0, help="which ones")] = 1,
+    seconds: Annotated[
+        float | None, typer.Option(min=1.0, help="stop after so long, whatever was given by then")
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option(help="one target, or TARGET/PERIOD: a period again that had a fault")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="processes")] = 2,
+    keep: Annotated[
+        Path | None, typer.Option(help="folder for inputs at fault; they hold made-up data only")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Give bent messages, frames, replies, files and tables to whatever takes some; exit 1 at any fault."""
+    from simulations.attacks import fuzz as attacks
+
+    attacks.parse_only(only)
+    steps = attacks.Steps(lambda line: typer.echo(line, err=True))
+    with attacks.workplace() as folder:
+        report = attacks.run(
+            inputs, seed, folder, seconds=seconds or float("inf"), only=only, workers=workers,
+            keep=keep, say=steps,
+        )  # fmt: skip
+    typer.echo(json.dumps(report.plain(), indent=2) if as_json else report.render())
+    if report.faults:
         raise typer.Exit(1)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Self
 
 from privacy.errors import RoundFailed
 from protos import jobs
-from protos.supervise import Child
+from protos.supervise import Child, python
 from server.cli import submit
 from server.store import OPEN_STATES, JobRow, Store
 from simulations.alliances import Alliance
@@ -35,17 +34,16 @@ class Live:
     def __init__(self, alliance: Alliance, *, stock: bool = False) -> None:
         self.alliance = alliance
         more = ["--stock-supernode"] if stock else []
-        python = [sys.executable, "-m"]
         home = alliance.coordinator
         self.coordinator = Child(
             "coordinator",
-            [*python, "server.cli", "start", "--home", str(home.root)],
+            python("server.cli", "start", "--home", str(home.root)),
             home.state / "start.log",
         )
         self.partners = {
             name: Child(
                 name,
-                [*python, "client.cli", "start", "--home", str(partner.root), *more],
+                python("client.cli", "start", "--home", str(partner.root), *more),
                 partner.state / "start.log",
             )
             for name, partner in alliance.partners.items()

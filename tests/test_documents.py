@@ -82,6 +82,11 @@ def test_the_masking_pages_commands(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_keys_pages_commands(tmp_path: Path) -> None:
+    _play(ROOT / "docs" / "keys.md", tmp_path)
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_the_readmes_first_command_in_a_fresh_clone(tmp_path: Path) -> None:
     subprocess.run(["git", "clone", "-q", str(ROOT), str(tmp_path / "clone")], check=True)

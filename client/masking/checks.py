@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -11,9 +11,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from client.masking.outputs import created
 from client.masking.policy import Policy
 from client.masking.run import Progress
-from client.masking.tables import Table, column_errors, created
+from client.masking.tables import Table, column_errors
 from privacy.identifiers.text import put
 from privacy.masking import duplicates
 from privacy.masking import quality as measured
@@ -61,7 +62,10 @@ class Deduped:
     uncompared: int
 
 
-def dedupe(table: Table, policy: Policy, out: Path, progress: Progress) -> Deduped:
+def dedupe(
+    table: Table, policy: Policy, out: Path, progress: Progress, *, inputs: Sequence[Path] = (),
+    as_is: bool = False,
+) -> Deduped:  # fmt: skip
     """Write the table with one row for each person, in order of first appearance. In memory are the columns
     that tell a person, and the rows that repeat one. Raises DataError, ConfigError."""
     rule = policy.duplicate_rule()
@@ -74,7 +78,7 @@ def dedupe(table: Table, policy: Policy, out: Path, progress: Progress) -> Dedup
         people = [needed.filter(pl.Series(first & ~several))]
         rows = pl.concat(list(_where(table, several)))
         merged = duplicates.merged(rows, found[several], newest)
-        with created(out, table.path, None) as writer:
+        with created(out, table.path, None, inputs=inputs, as_is=as_is) as writer:
             for block in _replaced(table, first, several, merged):
                 writer.write(block)
                 progress(len(block))

@@ -14,6 +14,7 @@ import typer
 from client.masking.cli_keys import keys_app, reveal_app
 from client.masking.options import (
     HERE,
+    AsIsOption,
     EncodingOption,
     HomeOption,
     InsideOption,
@@ -24,6 +25,7 @@ from client.masking.options import (
     Purpose,
     PurposeOption,
     TableArgument,
+    files_of,
     key_ring,
     prepared,
     progress_of,
@@ -66,6 +68,7 @@ def mask(
     keys: KeysOption = None,
     encoding: EncodingOption = "utf-8",
     inside: InsideOption = None,
+    as_is: AsIsOption = False,
 ) -> None:
     """Mask a table by its policy: undeclared columns are dropped, invalid values hidden whole."""
     from client.masking import run
@@ -80,6 +83,7 @@ def mask(
         done = run.mask(
             source, rules, purpose.value, out, keys=ring, encrypt=encrypt, randomness=os.urandom,
             progress=progress, actor=getpass.getuser(), now=datetime.now(UTC),
+            inputs=files_of(policy, keys, rules), as_is=as_is,
         )  # fmt: skip
     shown: list[list[object]] = [
         [name, rules.columns[name].kind, c.values, c.nulls, c.invalid, c.found]
@@ -216,13 +220,16 @@ def dedupe(
     keys: KeysOption = None,
     encoding: EncodingOption = "utf-8",
     inside: InsideOption = None,
+    as_is: AsIsOption = False,
 ) -> None:
     """Merge rows of one person; print the share of repeated rows before and after."""
     from client.masking import checks
 
     rules, source, _ = prepared(table, policy, keys, encoding, inside)
     with progress_of(source) as progress:
-        done = checks.dedupe(source, rules, out, progress)
+        done = checks.dedupe(
+            source, rules, out, progress, inputs=files_of(policy, keys, rules), as_is=as_is
+        )
     typer.echo(
         f"repeated rows: {done.before:.2%} before, {done.after:.2%} after; {done.rows} rows into {out}"
     )
@@ -251,7 +258,7 @@ def upload(
     partner = Home(home)
     counts = uploads.upload(
         matched.removesuffix(".csv"), platform, policies.load(policy), out, home=partner,
-        store=store_of(partner), now=datetime.now(UTC),
+        store=store_of(partner), now=datetime.now(UTC), inputs=[policy],
     )  # fmt: skip
     typer.echo(
         f"{counts.rows} rows for {platform} into {out}; {counts.people} people in the list,"

@@ -1,4 +1,5 @@
-"""``tallystick-partner keys`` and ``reveal``: masking keys, and the one way back from a token."""
+"""``tallystick-partner keys`` and ``reveal``: masking keys, where the storage key lies, and the one way back
+from a token."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ import typer
 
 from client.masking.options import (
     HERE,
+    AsIsOption,
     EncodingOption,
     HomeOption,
     KeysOption,
@@ -20,13 +22,16 @@ from client.masking.options import (
     PolicyOption,
     Purpose,
     PurposeOption,
+    files_of,
     key_ring,
     store_of,
 )
 from privacy.errors import ConfigError
 from protos import console
 
-keys_app = console.new_app("Masking keys: make, rotate, list. Keys are never shown.")
+keys_app = console.new_app(
+    "Masking keys: make, rotate, list; where the storage key lies. Keys are never shown."
+)
 reveal_app = console.new_app("Turn tokens back: ask, approve, open. Every use is journalled.")
 KeysArgument = Annotated[str, typer.Argument(help="file:PATH, env:NAME or keyring:NAME")]
 
@@ -67,6 +72,7 @@ def keys_retoken(
     purpose: PurposeOption,
     keys: KeysOption = None,
     encoding: EncodingOption = "utf-8",
+    as_is: AsIsOption = False,
 ) -> None:
     """Bring a table's tokens to the current key. HMACs have no way back: mask the table again."""
     from client.masking import policy as policies
@@ -76,11 +82,49 @@ def keys_retoken(
     ring = key_ring(keys, rules, policy)
     if ring is None:
         raise ConfigError("key", "retoken needs a key")
-    source = tables.opened(table, keys=ring, encoding=encoding)
-    rows, names = reveal.retoken(source, rules, purpose.value, out, keys=ring)
+    source = tables.opened(table, keys=ring, encoding=encoding, quoted=not as_is)
+    rows, names = reveal.retoken(
+        source, rules, purpose.value, out, keys=ring, inputs=files_of(policy, keys, rules),
+        as_is=as_is,
+    )  # fmt: skip
     console.say(
         "{} rows with {} under key {} into {}", rows, ", ".join(names), ring.current.id, out
     )
+
+
+@keys_app.command("storage")
+def keys_storage(
+    to: Annotated[str, typer.Option(help="file, passphrase, credential:NAME or command")],
+    command: Annotated[
+        list[str] | None,
+        typer.Argument(help="for command: after --, an absolute path and arguments"),
+    ] = None,
+    home: HomeOption = HERE,
+) -> None:
+    """Move the storage key, which opens what the gate keeps, away from the database it lies beside."""
+    from client import storage_moves
+    from client.home import Home
+    from client.storage_key import PASSPHRASE_FD, PASSPHRASE_FILE, Keys, at_terminal
+    from protos.toml import build
+
+    def twice(prompt: str) -> str:
+        first = at_terminal(prompt)
+        if at_terminal("The same again: ") != first:
+            raise ConfigError("passphrase", "was not the same twice; nothing was changed")
+        return first
+
+    partner, plain = Home(home), {"storage": to, "storage_command": list(command or [])}
+    wanted = build(Keys, plain)
+    given = {PASSPHRASE_FD, PASSPHRASE_FILE} & set(os.environ)
+    asked = not given or partner.config().keys.storage == "passphrase"
+    try:
+        storage_moves.move(partner, wanted, os.urandom, ask_new=twice if asked else None)
+    except ConfigError:
+        if to not in ("file", "passphrase"):
+            for line in storage_moves.by_hand(partner, wanted):
+                console.say("{}", line, err=True)
+        raise
+    console.say("the storage key comes from {} now; partner.toml says so", to)
 
 
 # ---------------------------------------------------------------------- reveal
@@ -94,7 +138,8 @@ def reveal_new_approver(
     from client.masking import reveal
 
     line = reveal.new_approver(name, out, os.urandom)
-    typer.echo(f"made {out}; put this into partner.toml, [masking.approvers]:\n{line}")
+    console.say("made {}; put this into partner.toml, [masking.approvers]:", out)
+    typer.echo(line)
 
 
 @reveal_app.command("ask")
@@ -108,18 +153,25 @@ def reveal_ask(
     hours: Annotated[int, typer.Option(min=1, max=720, help="until it expires")] = 24,
     key_id: Annotated[str | None, typer.Option(help="for FF1: the key it was done with")] = None,
     keys: KeysOption = None,
+    home: HomeOption = HERE,
 ) -> None:
-    """Write a request to turn one column of one table back."""
+    """Write a request to turn one column of one table back, and enter it into the journal."""
+    from client.home import Home
     from client.masking import policy as policies
     from client.masking import reveal, tables
 
-    rules = policies.load(policy)
-    source = tables.opened(table, keys=key_ring(keys, rules, policy))
+    rules, partner = policies.load(policy), Home(home)
+    partner.check_output(out)
+    source = tables.opened(table, keys=key_ring(keys, rules, policy), quoted=True)
     request = reveal.ask(
         source, rules, column, purpose.value, reason, getpass.getuser(), out,
-        hours=hours, now=datetime.now(UTC), randomness=os.urandom, key=key_id,
+        hours=hours, now=datetime.now(UTC), randomness=os.urandom, home=partner,
+        store=store_of(partner), key=key_id, inputs=files_of(policy, keys, rules),
     )  # fmt: skip
-    typer.echo(f"wrote {out}; it expires at {request.expires:%Y-%m-%d %H:%M} UTC")
+    until = f"{request.expires:%Y-%m-%d %H:%M}"
+    console.say(
+        "wrote {}, entry {} of the journal; it expires at {} UTC", out, request.entry, until
+    )
 
 
 @reveal_app.command("approve")
@@ -136,6 +188,9 @@ def reveal_approve(
     console.say("{} asks for column '{}': {}", wanted.by, wanted.column, wanted.reason)
     console.say("  table {}, policy {}, for {}", wanted.table, wanted.policy, wanted.purpose)
     console.say("  key {}, until {}", wanted.key or "the current one", wanted.expires)
+    console.say(
+        "  asked at {}, entry {} of {}'s journal", wanted.asked, wanted.entry, wanted.partner
+    )
     if not confirmed:
         typer.confirm("Approve?", abort=True)
     signed = reveal.approve(request, name, key, datetime.now(UTC))
@@ -154,6 +209,7 @@ def reveal_open(
     out: OutOption,
     keys: KeysOption = None,
     home: HomeOption = HERE,
+    as_is: AsIsOption = False,
 ) -> None:
     """Turn the column back, once, with a journal entry; needs the key and the approval."""
     from client.home import Home
@@ -164,10 +220,11 @@ def reveal_open(
     ring = key_ring(keys, rules, policy)
     if ring is None:
         raise ConfigError("key", "there is no way back without the key")
-    source = tables.opened(table, keys=ring)
+    source = tables.opened(table, keys=ring, quoted=not as_is)
     partner = Home(home)
+    partner.check_output(out)
     rows = reveal.reveal(
         source, rules, request, out, home=partner, store=store_of(partner), keys=ring,
-        now=datetime.now(UTC),
+        now=datetime.now(UTC), inputs=files_of(policy, keys, rules), as_is=as_is,
     )  # fmt: skip
-    typer.echo(f"{rows} rows into {out}; it is in the journal")
+    console.say("{} rows into {}; it is in the journal", rows, out)

@@ -14,6 +14,7 @@ import polars as pl
 
 from privacy.errors import ConfigError, DataError
 
+_COUNTED = re.compile(r"CSV parse error: Expected ([0-9]+) columns, got ([0-9]+)")
 BLOCK = 1 << 24
 """Bytes that are read at once, and that a row may have about."""
 ENCODINGS = "utf-8, utf-16, gb18030, big5, latin-1 and Python's other names"
@@ -33,18 +34,12 @@ def opened(
 
     name, used = name or path.name, _encoding(path, encoding)
     names = _heading(path, name, used, delimiter)
-    wrong: list[Any] = []
-
-    def invalid(row: Any) -> str:
-        wrong.append(row)
-        return "error"
 
     def blocks(columns: list[str] | None) -> Iterator[pl.DataFrame]:
         chosen = names if columns is None else columns
         read = arrow_csv.ReadOptions(use_threads=False, block_size=BLOCK, encoding=used)
-        parse = arrow_csv.ParseOptions(
-            delimiter=delimiter, newlines_in_values=True, invalid_row_handler=invalid
-        )
+        # no handler of invalid rows: pyarrow decodes a row for it, and prints a traceback if it cannot
+        parse = arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
         convert = arrow_csv.ConvertOptions(
             column_types=dict.fromkeys(names, pa.string()), include_columns=chosen,
             strings_can_be_null=True, null_values=[""], quoted_strings_can_be_null=False,
@@ -58,9 +53,7 @@ def opened(
             except StopIteration:
                 return
             except (pa.ArrowException, OSError, UnicodeError) as error:
-                raise _what_is_wrong(
-                    path, name, used, delimiter, names, str(error), wrong
-                ) from None
+                raise _what_is_wrong(path, name, used, delimiter, names, str(error)) from None
             yield pl.DataFrame(batch)
 
     return names, blocks
@@ -101,7 +94,6 @@ def _what_is_wrong(
     delimiter: str,
     names: list[str],
     message: str,
-    wrong: list[Any],
 ) -> DataError:
     """Which row and column: found by reading the file once more, slowly. Messages of readers quote
     rows and are not passed on."""
@@ -125,9 +117,7 @@ def _what_is_wrong(
                         )
     except (csv.Error, UnicodeError):
         return DataError(f"{name}: after row {number}: a quote is not closed, or bytes are missing")
-    if wrong:
-        row = wrong[0]
-        return DataError(
-            f"{name}: a row has {row.actual_columns} columns, the heading {row.expected_columns}"
-        )
+    counted = _COUNTED.match(message)
+    if counted:
+        return DataError(f"{name}: a row has {counted[2]} columns, the heading {counted[1]}")
     return DataError(f"{name}: is not readable as CSV in {encoding}")

@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from client.home import check_output
 from privacy.errors import ConfigError, ParameterError
 from privacy.masking.keyed import KEY_BYTES, MasterKey
 from privacy.randomness import Randomness
-from protos.files import write_private
+from protos.files import read_private, write_private
 
 SERVICE = "tallystick-masking"
 _LINE = re.compile(r"[0-9a-f]{64}")
@@ -68,7 +69,7 @@ class KeySource:
         """A first key. Raises ConfigError if there is one already."""
         if self._text() is not None:
             raise ConfigError(str(self), "a key is there already; `keys rotate` adds a new one")
-        self._write(randomness(KEY_BYTES).hex() + "\n")
+        self._write(randomness(KEY_BYTES).hex() + "\n", once=True)
         return self.read()
 
     def rotate(self, randomness: Randomness) -> KeyRing:
@@ -83,16 +84,14 @@ class KeySource:
         if self.scheme == "keyring":
             return _keyring().get_password(SERVICE, self.name)
         path = Path(self.name)
-        if not path.exists():
+        if not path.exists() and not path.is_symlink():
             return None
         try:
-            if path.stat().st_mode & 0o077:
-                raise ConfigError(str(path), "key file is readable by others; chmod 600 it")
-            return path.read_text(encoding="ascii")
-        except (OSError, UnicodeDecodeError):
-            raise ConfigError(str(path), "key file cannot be read") from None
+            return read_private(path).decode("ascii")
+        except UnicodeDecodeError:
+            raise ConfigError(str(path), "key file cannot be read: is not ASCII") from None
 
-    def _write(self, text: str) -> None:
+    def _write(self, text: str, *, once: bool = False) -> None:
         if self.scheme == "env":
             raise ConfigError(
                 str(self), "an environment variable cannot be written; use file: or keyring:"
@@ -101,7 +100,8 @@ class KeySource:
             _keyring().set_password(SERVICE, self.name, text)
             return
         try:
-            write_private(Path(self.name), text.encode())
+            check_output(Path(self.name))
+            write_private(Path(self.name), text.encode(), once=once)
         except OSError as error:
             raise ConfigError(str(self), f"cannot be written: {error.strerror}") from None
 

@@ -66,6 +66,13 @@ InsideOption = Annotated[
     str | None, typer.Option("--table", help="of a .duckdb file or a database")
 ]
 OutOption = Annotated[Path, typer.Option("--out", help="the file to write, whole or not at all")]
+AsIsOption = Annotated[
+    bool,
+    typer.Option(
+        "--as-is",
+        help="for machines: leave cells of a CSV as they are that a spreadsheet would run as a formula",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 HomeOption = Annotated[
     Path, typer.Option("--home", envvar="TALLYSTICK_HOME", help="this partner's folder")
@@ -98,6 +105,18 @@ def key_ring(
     if rules is None or policy is None or not rules.key:
         return None
     return KeySource.parse(rules.key).at(policy.parent).read()
+
+
+def files_of(policy: Path, keys: str | None, rules: Policy) -> list[Path]:
+    """The files besides its table that a command reads: no output may take their place."""
+    from client.masking.keys import KeySource
+
+    found, named = [policy], keys if keys is not None else rules.key
+    if named:
+        source = KeySource.parse(named)
+        source = source if keys is not None else source.at(policy.parent)
+        found += [Path(source.name)] if source.scheme == "file" else []
+    return found
 
 
 def store_of(partner: Home) -> Store:

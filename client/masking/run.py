@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -15,12 +15,14 @@ from typing import Any
 import polars as pl
 
 from client.masking.keys import KeyRing
+from client.masking.outputs import Writer, created, written
 from client.masking.policy import Policy, Purpose, Role
-from client.masking.tables import Table, Writer, column_errors, created, file_digest, written
-from privacy.errors import ConfigError, ReleaseRefused
+from client.masking.tables import Table, column_errors, file_digest
+from privacy.errors import ConfigError, DataError, ReleaseRefused
 from privacy.masking import risk, scan, transform
 from privacy.masking.transform import Counts
 from privacy.randomness import Randomness
+from protos.files import nameless
 
 Progress = Callable[[int], None]
 """Told the number of rows of each block that is done."""
@@ -52,10 +54,10 @@ class Lineage:
     time: str
     versions: Mapping[str, str]
 
-    def write(self, path: Path) -> None:
-        """As JSON, readable by this user only. Raises DataError."""
+    def write(self, path: Path, inputs: Iterable[Path] = ()) -> None:
+        """As JSON, readable by this user only. Raises ConfigError, DataError."""
         text = json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
-        with written(path) as file:
+        with written(path, inputs) as file:
             file.write(text.encode())
 
 
@@ -133,17 +135,19 @@ def mask(
     progress: Progress,
     actor: str,
     now: datetime,
+    inputs: Sequence[Path] = (),
+    as_is: bool = False,
 ) -> Outcome:
-    """Write ``out`` and ``out.lineage.json``. Raises ReleaseRefused, ConfigError, DataError; then
-    nothing is written."""
+    """Write ``out`` and ``out.lineage.json``. ``inputs``: what else is read. Raises ReleaseRefused,
+    ConfigError, DataError; then nothing is written."""
     outcome = Outcome()
     if encrypt and keys is None:
         raise ConfigError("--encrypt", "needs a key; name one in the policy or with --keys")
-    with created(out, table.path, keys if encrypt else None) as writer:
+    sealing = keys if encrypt else None
+    with created(out, table.path, sealing, inputs=inputs, as_is=as_is) as writer:
         blocks = masked_blocks(table, policy, purpose, keys, randomness, outcome)
         if purpose == "release":
-            with tempfile.TemporaryDirectory(prefix=".tallystick-", dir=out.parent) as folder:
-                outcome.after = _released(blocks, writer, policy, Path(folder), progress)
+            outcome.after = _released(blocks, writer, policy, out.parent, progress)
         else:
             for block in blocks:
                 writer.write(block)
@@ -151,7 +155,8 @@ def mask(
         used = keys if encrypt or policy.needs_key(purpose) else None
         made = {"file": out.name, "sha256": writer.digest(), "rows": outcome.rows}
         lineage = lineage_of(table, policy, purpose, made, used, outcome, actor, now)
-        lineage.write(out.with_name(out.name + ".lineage.json"))  # before the table is in place
+        beside = out.with_name(out.name + ".lineage.json")
+        lineage.write(beside, [table.path, *inputs])  # before the table is in place
     return outcome
 
 
@@ -210,12 +215,23 @@ def _roles(policy: Policy, purpose: Purpose) -> list[str]:
 def _beside(
     blocks: Iterator[pl.DataFrame], columns: list[str], folder: Path
 ) -> Iterator[pl.LazyFrame]:
-    """The blocks' ``columns`` as a lazy frame over a private file that is gone afterwards."""
+    """The blocks' ``columns`` as a lazy frame over a file in ``folder`` that never has a name: it is gone
+    with this process, however that ends. Raises DataError where the disk does not take it."""
     names = list(dict.fromkeys(columns))
-    with created(folder / "columns.parquet", None, None) as writer:
-        for block in blocks:
-            writer.write(block.select(names) if names else block.select(pl.lit(0).alias("row")))
-    yield pl.scan_parquet(folder / "columns.parquet")
+    try:
+        with nameless(folder) as file:
+            writer = Writer(file, ".parquet", None)
+            try:
+                for block in blocks:
+                    kept = block.select(names) if names else block.select(pl.lit(0).alias("row"))
+                    writer.write(kept)
+                writer.close()
+            except BaseException:
+                writer.abandon()
+                raise
+            yield pl.scan_parquet(f"/dev/fd/{file.fileno()}")
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written: {error.strerror}") from None
 
 
 def risks(
@@ -238,11 +254,12 @@ def risks(
             progress(len(block))
             yield block
 
-    with column_errors(table), tempfile.TemporaryDirectory(prefix="tallystick-") as folder:
-        with _beside(raw(), quasi + sensitive, Path(folder)) as frame:
+    folder = Path(tempfile.gettempdir())
+    with column_errors(table):
+        with _beside(raw(), quasi + sensitive, folder) as frame:
             before = risk.measure(frame, quasi, sensitive, policy.release.k)
         blocks = masked_blocks(table, policy, purpose, keys, randomness, Outcome())
-        with _beside(blocks, _roles(policy, purpose), Path(folder)) as frame:
+        with _beside(blocks, _roles(policy, purpose), folder) as frame:
             after, objections = judged(frame, policy, purpose)
     return before, after, objections
 

@@ -1,28 +1,26 @@
-"""Tables in and out, a block of rows at a time: CSV, Parquet (encrypted too), DuckDB, PostgreSQL.
+"""Tables to read, a block of rows at a time: CSV, Parquet (encrypted too), DuckDB, PostgreSQL.
 
-Whatever is wrong with a table is said with row and column, never with a value. A table that is written
-is there whole or not at all.
+Whatever is wrong with a table is said with row and column, never with a value. What is put on disk on the
+way has no name.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from io import BufferedRandom
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 
-from client import postgres
-from client.masking import csv_files, parquet_keys
+from client import duck, postgres, sheets
+from client.masking import csv_files, parquet_keys, quoting
 from client.masking.keys import KeyRing
 from privacy.errors import ConfigError, DataError
-from protos.files import new_private
+from protos.files import nameless
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -84,9 +82,10 @@ def opened(
     keys: KeyRing | None = None,
     encoding: str = "utf-8",
     table: str | None = None,
+    quoted: bool = False,
 ) -> Table:
     """A table by its suffix, or of ``postgresql://USER@HOST/DATABASE``. ``table``: in a DuckDB file or a
-    database. Raises DataError, ConfigError."""
+    database. ``quoted``: a CSV whose texts were written for spreadsheets. Raises DataError, ConfigError."""
     _needs_pyarrow()
     if str(place).startswith(postgres.SCHEMES):
         return _postgres(str(place), table)
@@ -99,10 +98,24 @@ def opened(
     if suffix in (".csv", ".tsv", ".txt"):
         names, blocks = csv_files.opened(path, encoding, "\t" if suffix == ".tsv" else ",")
         _check_names(path.name, names)
-        return Table(path, names, None, blocks)
+        made = Table(path, names, None, blocks)
+        return _plain(made) if quoted else made
     if suffix in (".duckdb", ".db"):
         return _duckdb(path, table)
     raise DataError(f"{path.name}: use .csv, .tsv, .parquet, .duckdb or postgresql://")
+
+
+def _plain(table: Table) -> Table:
+    """A CSV's names and texts as they were before they were written for spreadsheets."""
+    own = {sheets.plain(name): name for name in table.names}
+    if len(own) < len(table.names):
+        raise DataError(f"{table.name}: two columns are called the same but for an apostrophe")
+
+    def blocks(columns: list[str] | None) -> Iterator[pl.DataFrame]:
+        for block in table.blocks(None if columns is None else [own[name] for name in columns]):
+            yield quoting.plain(block)
+
+    return Table(table.path, list(own), table.rows, blocks, table.name)
 
 
 @contextmanager
@@ -112,6 +125,8 @@ def column_errors(table: Table) -> Iterator[None]:
         yield
     except pl.exceptions.PolarsError as error:
         reason = f"a column has a type that does not fit its kind ({type(error).__name__})"
+        if "out-of-core" in str(error):  # it may not spill: client/__init__.py
+            reason = "needs more memory than there is"
         raise DataError(f"{table.name}: {reason}") from None
 
 
@@ -191,25 +206,17 @@ def _check_names(table: str, names: list[str]) -> None:
 
 
 def _duckdb(path: Path, table: str | None) -> Table:
-    import duckdb
-
     if not table:
         raise DataError(f"{path.name}: say which table with --table")
-    quoted = '"' + table.replace('"', '""') + '"'
-    settings = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
-    try:
-        with duckdb.connect(str(path), read_only=True, config=settings) as db:
-            found = db.execute(f"SELECT * FROM {quoted} LIMIT 0").description or []
-            count = db.execute(f"SELECT COUNT(*) FROM {quoted}").fetchone()
-    except duckdb.Error as error:
-        raise DataError(f"{path.name}: {type(error).__name__}; is {table} a table of it?") from None
+    with duck.connected(path, table) as (db, relation):
+        found = db.execute(f"SELECT * FROM {relation} LIMIT 0").description or []
+        count = db.execute(f"SELECT COUNT(*) FROM {relation}").fetchone()
     names = [str(column[0]) for column in found]
 
     def blocks(columns: list[str] | None) -> Iterator[pl.DataFrame]:
-        wanted = ", ".join('"' + n.replace('"', '""') + '"' for n in columns or names)
-        with duckdb.connect(str(path), read_only=True, config=settings) as db:
-            db.execute("PRAGMA disable_progress_bar")
-            reader = db.sql(f"SELECT {wanted} FROM {quoted}").to_arrow_reader(ROWS)
+        wanted = ", ".join(map(duck.quoted, columns or names))
+        with duck.connected(path, table) as (db, relation):
+            reader = db.sql(f"SELECT {wanted} FROM {relation}").to_arrow_reader(ROWS)
             for batch in reader:
                 yield _frame(batch)
 
@@ -224,122 +231,31 @@ def _postgres(location: str, table: str | None) -> Table:
     ends. Messages call it by the table's name, never by the location, which may hold a password."""
     if not table:
         raise DataError("database: say which table with --table")
-    handle, name = tempfile.mkstemp(prefix="tallystick-")
-    path = Path(f"/dev/fd/{handle}")
     try:
-        Path(name).unlink()
-        with os.fdopen(handle, "wb", closefd=False) as file:
-            postgres.copy(location, table, None, file)
-        names, read = csv_files.opened(path, "utf-8", ",", table)
-        _check_names(table, names)
-    except BaseException as error:
-        os.close(handle)
-        if isinstance(error, OSError):
-            reason = f"{table}: cannot be copied to {tempfile.gettempdir()}: {error.strerror}"
-            raise DataError(reason) from None
-        raise
+        spool = nameless(Path(tempfile.gettempdir()))
+        path = Path(f"/dev/fd/{spool.fileno()}")
+        try:
+            postgres.copy(location, table, None, spool)
+            spool.flush()
+            names, read = csv_files.opened(path, "utf-8", ",", table)
+            _check_names(table, names)
+        except BaseException:
+            spool.close()
+            raise
+    except OSError as error:
+        reason = f"{table}: cannot be copied to {tempfile.gettempdir()}: {error.strerror}"
+        raise DataError(reason) from None
 
     def blocks(columns: list[str] | None) -> Iterator[pl.DataFrame]:
-        os.lseek(handle, 0, os.SEEK_SET)  # some systems share the place among all who open it so
+        spool.seek(0)  # some systems share the place among all who open it so
         yield from read(columns)
 
     made = Table(path, names, None, blocks, table)
-    weakref.finalize(made, os.close, handle)
+    weakref.finalize(made, spool.close)
     return made
-
-
-# ---------------------------------------------------------------------- writing
-
-
-class Writer:
-    """Writes blocks to an open file, as the suffix of its final name says."""
-
-    def __init__(self, file: BufferedRandom, suffix: str, keys: KeyRing | None) -> None:
-        self._file, self._csv, self._keys = file, suffix != ".parquet", keys
-        self._parquet: Any = None
-        self.rows = 0
-
-    def write(self, block: pl.DataFrame) -> None:
-        """Append a block; all have the same columns and types."""
-        if self._csv:
-            block.write_csv(self._file, include_header=self._file.tell() == 0)
-        else:
-            import pyarrow.parquet as pq
-
-            table = block.to_arrow(compat_level=pl.CompatLevel.oldest())
-            if self._parquet is None:
-                properties = parquet_keys.encryption(self._keys) if self._keys else None
-                self._parquet = pq.ParquetWriter(
-                    self._file, table.schema, compression="zstd", compression_level=1,
-                    use_dictionary=repetitive(block), encryption_properties=properties,
-                )  # fmt: skip
-            self._parquet.write_table(table)
-        self.rows += len(block)
-
-    def close(self) -> None:
-        """Write what stands at the end of a file; once is enough."""
-        if self._parquet is not None:
-            self._parquet.close()
-        self._file.flush()
-
-    def digest(self) -> str:
-        """SHA-256 of the whole file, hexadecimal; nothing can be written afterwards."""
-        self.close()
-        self._file.seek(0)
-        found = hashlib.file_digest(self._file, "sha256").hexdigest()
-        self._file.seek(0, os.SEEK_END)
-        return found
-
-    def abandon(self) -> None:
-        """Let go of the file, which is about to be removed."""
-        if self._parquet is not None:
-            with suppress(Exception):
-                self._parquet.close()
 
 
 def file_digest(path: Path) -> str:
     """SHA-256 of a file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def repetitive(block: pl.DataFrame) -> list[str]:
-    """Columns whose values repeat enough for a dictionary."""
-    first = block.head(4096)
-    return [name for name in first.columns if first[name].n_unique() * 4 < len(first)]
-
-
-@contextmanager
-def created(path: Path, source: Path | None, keys: KeyRing | None) -> Iterator[Writer]:
-    """A table to write, readable by this user only, there whole after the body or not at all.
-
-    ``keys``: encrypt. Raises ConfigError, DataError.
-    """
-    suffix = path.suffix.lower()
-    if suffix not in (".csv", ".parquet"):
-        raise ConfigError("--out", f"{path.name}: use .csv or .parquet")
-    if keys is not None and suffix != ".parquet":
-        raise ConfigError("--encrypt", "is for .parquet")
-    if source is not None and path.exists() and path.samefile(source):
-        raise ConfigError("--out", "is the table itself; it would be lost")
-    with written(path) as file:
-        writer = Writer(file, suffix, keys)
-        try:
-            yield writer
-            writer.close()
-        except BaseException:
-            writer.abandon()
-            raise
-
-
-@contextmanager
-def written(path: Path) -> Iterator[BufferedRandom]:
-    """A private file, whole or not at all. Raises DataError where the disk does not take it."""
-    try:
-        with new_private(path) as file:
-            yield file
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise DataError(
-            f"{path.name}: cannot be written: {reason}; nothing was left there"
-        ) from None

@@ -1,15 +1,17 @@
 """Upload files for advertising platforms, from a match list that contract and partner permit.
 
 Unkeyed SHA-256 of a phone number is reversible in minutes: it is what the platforms ask for, and this is
-the one place where it leaves. The contract must name the platform in ``matching.platforms``, the
-partner's ``rules.upload_to`` too; the file is entered into the journal and among the disclosures.
+the one place where it leaves. Cells are as the platforms want them: digests, and of what goes in the clear
+(country, postal code, device) only what looks like one, so that no cell begins a formula. The contract must
+name the platform in ``matching.platforms``, the partner's ``rules.upload_to`` too; the file is entered into
+the journal and among the disclosures.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,8 +20,9 @@ import polars as pl
 
 from client.home import Home
 from client.journal import Journal
+from client.masking.outputs import written
 from client.masking.policy import Policy
-from client.masking.tables import column_errors, opened, written
+from client.masking.tables import column_errors, opened
 from client.store import Store
 from privacy.errors import ConfigError, Refused
 from privacy.identifiers.platforms import Profile, prepared, profile
@@ -48,11 +51,13 @@ def upload(
     home: Home,
     store: Store,
     now: datetime,
+    inputs: Sequence[Path] = (),
 ) -> Uploaded:
     """Write the upload file for the match list called ``name`` (without ``.csv``).
 
     Raises Refused(POLICY), ConfigError, DataError.
     """
+    home.check_output(out)
     wanted, purpose = profile(platform), _permitted(home, store, name, platform)
     fields = {
         column: rule.platform_upload
@@ -71,7 +76,7 @@ def upload(
     people = _list(home, name)
     counts = Uploaded(people=len(people))
     digest, size = hashlib.sha256(), 0
-    with written(out) as file:
+    with written(out, [table.path, *inputs]) as file:
         blocks = table.blocks(list(dict.fromkeys([source.person, *fields])))
         lines = _lines(blocks, source.person, people, fields, wanted, policy.region, counts)
         with column_errors(table):
@@ -140,7 +145,8 @@ def _list(home: Home, name: str) -> pl.Series:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in home.audiences.glob("*.csv"))) or "none yet"
         raise ConfigError("list", f"no match list {name}; there are: {known}")
-    return opened(path).head(1 << 30, ["person"])["person"]
+    table = opened(path, quoted=not home.config().results.as_is)
+    return table.head(1 << 30, ["person"])["person"]
 
 
 def _entered(

@@ -159,7 +159,7 @@ def list_from_cache(
     side = stage.side(deck, opened, theirs, deck.distinct, cache.session, cache.engine)
     held = (kept.log("tokens"), cache.total, cache.bits)
     matched = match.people_at(deck, intersection.receive(side, held))
-    write_people(match.result_file(), match.audience, matched)
+    write_people(match.result_file(), match.audience, matched, as_is=match.as_is)
     return wire.MatchReply(is_receiver=True, engine=cache.engine)
 
 

@@ -238,10 +238,21 @@ class MatchTask:
         return None if found is None else wire.parse(wire.MatchReply, found)
 
     def _match(self, spool: DiskSpool) -> wire.MatchReply:
+        match = self._terms(spool)
+        if self.spec.is_ring:
+            return rings.ring(match, self._session.channels)
+        channel = self._session.channels[self._peers[0]]
+        if self.spec.result == "cache":
+            return self._cache(match, channel)
+        if self.spec.cache is not None:
+            return self._from_cache(match, channel)
+        return matching.pair(match, channel)
+
+    def _terms(self, spool: DiskSpool) -> Match:
         secrets = self._secrets()
         audience = Audience(spool, self.spec.identifiers)
         salt = secrets.bytes_for("commitment")
-        match = Match(
+        return Match(
             spec=self.spec,
             contract=self.at.contract,
             me=self.at.me,
@@ -253,19 +264,12 @@ class MatchTask:
             spool=spool,
             audience=audience,
             audiences=self.at.home.audiences,
+            as_is=self.at.config.results.as_is,
             progress=self.progress,
             fast_lane=self.uses_fast_lane,
             commitment=audience.commitment(salt) if self._enters else b"",
             pin=lambda peer, commitment: self._pin_commitment(spool, peer, commitment),
         )
-        if self.spec.is_ring:
-            return rings.ring(match, self._session.channels)
-        channel = self._session.channels[self._peers[0]]
-        if self.spec.result == "cache":
-            return self._cache(match, channel)
-        if self.spec.cache is not None:
-            return self._from_cache(match, channel)
-        return matching.pair(match, channel)
 
     @property
     def uses_fast_lane(self) -> bool:

@@ -54,7 +54,7 @@ def _lists(match: Match, channel: MatchChannel) -> wire.MatchReply:
             continue
         matched |= match.people_at(deck, positions)
     if both or match.first:
-        write_people(match.result_file(), match.audience, matched)
+        write_people(match.result_file(), match.audience, matched, as_is=match.as_is)
     return wire.MatchReply(is_receiver=match.first, engine=used)
 
 
@@ -137,6 +137,6 @@ def _ids(match: Match, channel: MatchChannel) -> wire.MatchReply:
     opened, theirs = stage.open(channel, deck.distinct, agreed, HELD["lists", match.first])
     side = stage.side(deck, opened, theirs, theirs)
     _, mine, others = intersection.exchange(side)
-    write_pseudonyms(match.result_file(), match.audience, deck, mine)
+    write_pseudonyms(match.result_file(), match.audience, deck, mine, as_is=match.as_is)
     write_union(match.result_file("-union"), stage.spool, mine, others, max(deck.distinct, theirs))
     return wire.MatchReply(is_receiver=match.first, engine=side.engine.name)

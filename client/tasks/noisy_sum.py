@@ -56,8 +56,11 @@ class NoisySumTask:
 
     # ------------------------------------------------------------------ hello
 
-    def hello(self) -> wire.Signed:
-        """A fresh X25519 sealing key for this job and the heads that this gate holds, signed once."""
+    def hello(self, calls: wire.Signed | None = None) -> wire.Signed:
+        """A fresh X25519 sealing key for this job and the heads that this gate holds, signed once.
+
+        ``calls``: the head of the coordinator's call log that was held before.
+        """
         stored = self.at.store.reply(self.id, "hello", b"")
         if stored is not None:
             return wire.parse(wire.Signed, stored)
@@ -69,6 +72,7 @@ class NoisySumTask:
                 plan=self.plan_digest,
                 key=masks.public_key(private),
                 heads=self.at.heads.held(),
+                calls=calls,
             )
         )
         with self.at.store.transaction():
@@ -273,11 +277,7 @@ class NoisySumTask:
         release = self.plan[index]
         variance, _ = self._price(release)
         total = self.at.parts.exact_sum(self.program, index, release, rows.snapshot)
-        key = masks.derive(
-            self._secret("noise"), transcript + state + rows.digest,
-            b"tallystick/v1/noise" + index.to_bytes(4, "big"),
-        )  # fmt: skip
-        noise = discrete_gaussian(stream(key), variance, release.length)
+        noise = self._noise(index, variance, transcript + state + rows.digest)
         vector = rounds.masked(
             total,
             noise,
@@ -301,6 +301,13 @@ class NoisySumTask:
             )
         )
         return wire.serialise(wire.MaskedVector(index=index, vector=data, digest=statement))
+
+    def _noise(self, index: int, variance: int, bound_to: bytes) -> encoding.Integers:
+        """This release's draw for one cohort, state and snapshot: the same when it is computed again."""
+        key = masks.derive(
+            self._secret("noise"), bound_to, b"tallystick/v1/noise" + index.to_bytes(4, "big")
+        )
+        return discrete_gaussian(stream(key), variance, self.plan[index].length)
 
     # ------------------------------------------------------------------ what a model was made from
 
@@ -372,6 +379,8 @@ class NoisySumTask:
             raise Refused(Code.ROSTER, "more shares than releases")
         if any(len(s.sealed) > LARGEST_SHARE for s in request.shares):
             raise Refused(Code.ROSTER, "a share of another length")
+        if any(s.sender not in found for s in request.shares):
+            raise Refused(Code.ROSTER, "a share by someone who is not a party")
         for party, message in found.items():
             given = [s for s in request.shares if s.sender == party and s.receiver == self.at.me]
             if self._share_digests(given)[own : own + 1] != list(message.shares)[own : own + 1]:

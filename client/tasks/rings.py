@@ -47,7 +47,8 @@ def ring(match: Match, channels: Mapping[str, MatchChannel]) -> wire.MatchReply:
     people = match.audience.people
     if noise is None:
         if match.first and match.spec.audience is not None:
-            write_people(match.result_file(), match.audience, _in_audience(match, party, deck))
+            found = _in_audience(match, party, deck)
+            write_people(match.result_file(), match.audience, found, as_is=match.as_is)
         return reply
     if not match.first:
         party.tell_size(noise, people)

@@ -69,6 +69,7 @@ class Match:
     """A match as one partner sees it. ``seed``: 32 bytes, sealed; ``audiences``: for results.
 
     ``commitment``: to the set that this side enters; ``pin``: told each peer's, once it is opened.
+    ``as_is``: results are for machines, no cell is quoted for spreadsheets.
     """
 
     spec: MatchJob
@@ -86,6 +87,7 @@ class Match:
     fast_lane: bool
     commitment: bytes
     pin: Callable[[str, bytes], None]
+    as_is: bool = False
 
     @property
     def first(self) -> bool:

@@ -130,9 +130,9 @@ def region_code(values: pl.Series) -> pl.Series:
 
 
 def postal_code(values: pl.Series) -> pl.Series:
-    """Trimmed."""
+    """Trimmed; it goes in the clear, so it is null where no postal code looks so."""
     text = _text(values).str.strip_chars()
-    return keep(text, text != "")
+    return keep(text, text.str.contains(r"^[\p{L}\p{N}][\p{L}\p{N} -]{0,15}$"))
 
 
 def plain_name(values: pl.Series) -> pl.Series:

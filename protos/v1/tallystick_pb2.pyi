@@ -55,14 +55,16 @@ class Signed(_message.Message):
     def __init__(self, party: _Optional[str] = ..., body: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("spec", "salt", "heads")
+    __slots__ = ("spec", "salt", "heads", "calls")
     SPEC_FIELD_NUMBER: _ClassVar[int]
     SALT_FIELD_NUMBER: _ClassVar[int]
     HEADS_FIELD_NUMBER: _ClassVar[int]
+    CALLS_FIELD_NUMBER: _ClassVar[int]
     spec: bytes
     salt: bytes
     heads: _containers.RepeatedCompositeFieldContainer[Signed]
-    def __init__(self, spec: _Optional[bytes] = ..., salt: _Optional[bytes] = ..., heads: _Optional[_Iterable[_Union[Signed, _Mapping]]] = ...) -> None: ...
+    calls: Signed
+    def __init__(self, spec: _Optional[bytes] = ..., salt: _Optional[bytes] = ..., heads: _Optional[_Iterable[_Union[Signed, _Mapping]]] = ..., calls: _Optional[_Union[Signed, _Mapping]] = ...) -> None: ...
 
 class Prepare(_message.Message):
     __slots__ = ("hellos",)
@@ -137,18 +139,20 @@ class Share(_message.Message):
     def __init__(self, sender: _Optional[str] = ..., receiver: _Optional[str] = ..., index: _Optional[int] = ..., sealed: _Optional[bytes] = ...) -> None: ...
 
 class SealingKey(_message.Message):
-    __slots__ = ("contract", "job", "plan", "key", "heads")
+    __slots__ = ("contract", "job", "plan", "key", "heads", "calls")
     CONTRACT_FIELD_NUMBER: _ClassVar[int]
     JOB_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
     HEADS_FIELD_NUMBER: _ClassVar[int]
+    CALLS_FIELD_NUMBER: _ClassVar[int]
     contract: bytes
     job: str
     plan: bytes
     key: bytes
     heads: _containers.RepeatedCompositeFieldContainer[Signed]
-    def __init__(self, contract: _Optional[bytes] = ..., job: _Optional[str] = ..., plan: _Optional[bytes] = ..., key: _Optional[bytes] = ..., heads: _Optional[_Iterable[_Union[Signed, _Mapping]]] = ...) -> None: ...
+    calls: Signed
+    def __init__(self, contract: _Optional[bytes] = ..., job: _Optional[str] = ..., plan: _Optional[bytes] = ..., key: _Optional[bytes] = ..., heads: _Optional[_Iterable[_Union[Signed, _Mapping]]] = ..., calls: _Optional[_Union[Signed, _Mapping]] = ...) -> None: ...
 
 class Prepared(_message.Message):
     __slots__ = ("contract", "job", "plan", "roster", "mask_keys", "shares", "head")
@@ -201,7 +205,7 @@ class Lock(_message.Message):
     def __init__(self, contract: _Optional[bytes] = ..., job: _Optional[str] = ..., index: _Optional[int] = ..., transcript: _Optional[bytes] = ..., state: _Optional[bytes] = ..., present: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class JournalHead(_message.Message):
-    __slots__ = ("contract", "sequence", "digest", "time", "mu2", "delta", "job", "outcome", "anchors")
+    __slots__ = ("contract", "sequence", "digest", "time", "mu2", "delta", "job", "outcome", "anchors", "calls")
     CONTRACT_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -211,6 +215,7 @@ class JournalHead(_message.Message):
     JOB_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     ANCHORS_FIELD_NUMBER: _ClassVar[int]
+    CALLS_FIELD_NUMBER: _ClassVar[int]
     contract: bytes
     sequence: int
     digest: bytes
@@ -220,7 +225,20 @@ class JournalHead(_message.Message):
     job: str
     outcome: bytes
     anchors: _containers.RepeatedCompositeFieldContainer[Anchor]
-    def __init__(self, contract: _Optional[bytes] = ..., sequence: _Optional[int] = ..., digest: _Optional[bytes] = ..., time: _Optional[int] = ..., mu2: _Optional[float] = ..., delta: _Optional[float] = ..., job: _Optional[str] = ..., outcome: _Optional[bytes] = ..., anchors: _Optional[_Iterable[_Union[Anchor, _Mapping]]] = ...) -> None: ...
+    calls: Signed
+    def __init__(self, contract: _Optional[bytes] = ..., sequence: _Optional[int] = ..., digest: _Optional[bytes] = ..., time: _Optional[int] = ..., mu2: _Optional[float] = ..., delta: _Optional[float] = ..., job: _Optional[str] = ..., outcome: _Optional[bytes] = ..., anchors: _Optional[_Iterable[_Union[Anchor, _Mapping]]] = ..., calls: _Optional[_Union[Signed, _Mapping]] = ...) -> None: ...
+
+class CallLogHead(_message.Message):
+    __slots__ = ("contract", "lines", "digest", "time")
+    CONTRACT_FIELD_NUMBER: _ClassVar[int]
+    LINES_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    contract: bytes
+    lines: int
+    digest: bytes
+    time: int
+    def __init__(self, contract: _Optional[bytes] = ..., lines: _Optional[int] = ..., digest: _Optional[bytes] = ..., time: _Optional[int] = ...) -> None: ...
 
 class Anchor(_message.Message):
     __slots__ = ("sequence", "digest")

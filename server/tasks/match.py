@@ -1,26 +1,47 @@
 """The second door, the coordinator's half: opens the exchange, starts both sides, polls.
 
-It relays a stream it cannot read and learns a noisy size, or that a list was delivered.
+It relays a stream it cannot read and learns a noisy size, or that a list was delivered. What partners say
+is read within its bounds (:mod:`protos.statements`, :mod:`server.tasks.figures`) and nothing of it is
+repeated as it came.
+
+A match in which nobody gets on is ended. While all parties say that they work, any of them may be the one
+that the others wait for, so all are told with how far they say to be; once the others have answered, it is
+the one that has not.
+
+Not handled: a party that says it gets on and does not, for a day at most; what the parties' gates still hold
+then: `resume` goes on, `cancel` frees them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from privacy.errors import ProtocolError, RoundFailed, WireError
-from protos import wire
+from privacy.errors import RoundFailed
+from protos import statements, wire
 from protos.jobs import Job
-from server.rounds import Rounds
+from protos.refusal import Code
+from protos.statements import JournalHead
+from server.heads import ending, note
+from server.rounds import PartnerFailed, Rounds, dealing_with
+from server.tasks.blame import whose
+from server.tasks.figures import read_engine, read_figures
+from server.witnesses import Witnesses, stated_by
 
 LONGEST = 24 * 3600.0
 """Seconds a match may take while its parties say that they work on it."""
+JUDGED = (Code.PROTOCOL, Code.UNAVAILABLE, Code.ROLLED_BACK, Code.CLOCK)
+"""Refusals that may be for what a peer sent, or did not send."""
+STALLED = 1800.0
+"""Seconds without any progress after which it is ended. A gate waits ten minutes for its peer, and reading
+and sorting the largest sets, where nothing is counted, takes less than the rest."""
 
 
 class MatchDrive:
     """One match between the parties that the job names.
 
-    ``progress`` is told a party, the elements it has dealt with, and of how many.
+    ``progress`` is told a party, the elements it has dealt with, and of how many. ``notes``: what went wrong
+    and cost nobody the result; ``charged``: whether a partner may have been charged.
     """
 
     def __init__(
@@ -30,61 +51,93 @@ class MatchDrive:
         salt: bytes,
         *,
         heads: Iterable[wire.Signed] = (),
+        witnesses: Witnesses | None = None,
         progress: Callable[[str, int, int], None] = lambda *_: None,
     ) -> None:
         if job.match is None:
             raise RoundFailed("not a match")
         self.rounds, self.job, self.spec, self.salt = rounds, job, job.match, salt
-        self.heads, self._progress = list(heads), progress
+        self.heads, self._witnesses, self._progress = list(heads), witnesses, progress
+        self.notes: list[str] = []
+        self.charged = False
+        self._advanced: dict[str, tuple[float, tuple[int, int]]] = {}
 
     def run(self) -> dict[str, Any]:
         """Figures with their deviations, or who got a list; and the engine. Raises RoundFailed."""
+        parties = self.spec.parties
         hello = wire.Hello(spec=self.job.canonical(), salt=self.salt, heads=self.heads)
-        self.rounds.ask(dict.fromkeys(self.spec.parties, wire.Request(hello=hello)), expect="hello")
+        hello.MergeFrom(stated_by(self._witnesses))
+        answers = self.rounds.ask(dict.fromkeys(parties, wire.Request(hello=hello)), expect="hello")
+        own = {}
+        for name in parties:
+            with dealing_with(name):
+                own[name] = statements.read_head(self.rounds.contract, name, answers[name].hello)
+        if self._witnesses:
+            self._witnesses.take(wire.JournalHead, {n: answers[n].hello for n in parties})
         match = wire.Request(match=wire.Match())
-        answers = self.rounds.ask(
-            dict.fromkeys(self.spec.parties, match), working=self._note, patience=LONGEST,
-            expect="match",
-        )  # fmt: skip
-        receiver = self.spec.parties[0]
+        self.charged = True
+        try:
+            answers = self.rounds.ask(
+                dict.fromkeys(parties, match), working=self._note, patience=LONGEST,
+                expect="match",
+            )  # fmt: skip
+        except PartnerFailed as refused:
+            raise self._whose(refused, own) from None
+        receiver = parties[0]
+        for name in parties[1:]:
+            if answers[name].match.is_receiver or answers[name].match.figures:
+                raise PartnerFailed(name, f"{name} says it received; it runs another version")
         reply = answers[receiver].match
         if not reply.is_receiver:
-            raise RoundFailed(f"{receiver} did not receive; it runs another version")
+            raise PartnerFailed(receiver, f"{receiver} did not receive; it runs another version")
+        with dealing_with(receiver):
+            engine = read_engine(reply)
+            figures = read_figures(self.job, self.rounds.contract, reply)
         if not self.spec.is_noisy:
-            return {self.spec.result: list(self.spec.recipients or (receiver,)),
-                    "engine": reply.engine}  # fmt: skip
-        return self._figures(reply)
-
-    def _note(self, party: str, working: wire.Working) -> None:
-        if working.total:
-            self._progress(party, working.done, working.total)
-
-    def _figures(self, reply: wire.MatchReply) -> dict[str, Any]:
-        """A size below zero is noise; a sum may be below zero."""
-        values = {
-            figure.name: {
-                "value": figure.value if figure.name == "sum" else max(0.0, figure.value),
-                "deviation": figure.deviation,
-            }
-            for figure in reply.figures
-        }
+            return {self.spec.result: list(self.spec.recipients or (receiver,)), "engine": engine}
         if self.spec.result == "size":
-            size = values["size"]
-            return {"size": size["value"], "deviation": size["deviation"], "engine": reply.engine}
-        return {"figures": values, "engine": reply.engine}
+            size = figures["size"]
+            return {"size": size["value"], "deviation": size["deviation"], "engine": engine}
+        return {"figures": figures, "engine": engine}
+
+    def _whose(self, refused: PartnerFailed, own: Mapping[str, JournalHead]) -> PartnerFailed:
+        """A gate refuses for what its peers send it, too, which nobody else reads."""
+        contract = self.rounds.contract
+        found = whose(refused, own, self.heads, contract, self.rounds.now())
+        if found is not refused or refused.code not in JUDGED:
+            return found
+        others = [name for name in self.spec.parties if name != refused.partner]
+        text = f"{refused}; in a match a gate judges what others send it, here {', '.join(others)}"
+        return PartnerFailed(refused.partner, text, refused.code)
+
+    def _note(self, busy: Mapping[str, tuple[int, int]], waiting: Sequence[str]) -> None:
+        """Raises RoundFailed where nobody got on for long."""
+        now = self.rounds.now()
+        for name, at in busy.items():
+            if name not in self._advanced or self._advanced[name][1] != at:
+                self._advanced[name] = (now, at)
+            self._progress(name, *at)
+        if busy and all(now - self._advanced[name][0] > STALLED for name in busy):
+            raise self._stalled(busy, waiting)
+
+    def _stalled(self, busy: Mapping[str, tuple[int, int]], waiting: Sequence[str]) -> RoundFailed:
+        told = ", ".join(f"{name} at {done} of {total}" for name, (done, total) in busy.items())
+        minutes = f"{STALLED / 60:.0f} minutes"
+        if len(waiting) == 1:
+            text = f"no progress for {minutes}: {told}, all others have answered"
+            return PartnerFailed(waiting[0], text, Code.UNAVAILABLE)
+        return RoundFailed(
+            f"no progress for {minutes}: {told}; each may be waiting for another. The job continues with"
+            " `tallystick-coordinator resume`"
+        )
 
     def finish(self) -> list[wire.Signed]:
         """Let all sides close the job; their signed heads."""
         request = wire.Request(finish=wire.Finish())
-        answers = self.rounds.ask(dict.fromkeys(self.spec.parties, request), expect="finish")
-        heads = []
-        for name, answer in answers.items():
-            signed = answer.finish.head
-            try:
-                wire.read_statement(
-                    wire.JournalHead, signed, self.rounds.contract.identity_of(name)
-                )
-            except (ProtocolError, WireError):
-                raise RoundFailed(f"the journal head of {name} is not signed by its key") from None
-            heads.append(signed)
-        return heads
+        spoilt: dict[str, PartnerFailed] = {}
+        answers = self.rounds.ask(
+            dict.fromkeys(self.spec.parties, request), expect="finish", spoilt=spoilt
+        )
+        heads, notes = ending(self.rounds.contract, self.rounds.job_id, answers)
+        self.notes += notes + [note(name, str(failed)) for name, failed in spoilt.items()]
+        return [signed for signed, _ in heads.values()]

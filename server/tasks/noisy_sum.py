@@ -2,11 +2,19 @@
 
 hello, prepare, then for each stage of the plan: release, (unmask where dropouts are tolerated),
 absorb, checkpoint. It holds masked vectors and totals, and nothing else of a partner.
+
+Every statement is read here before it is passed on (:mod:`protos.statements`): what one partner makes up
+must not become another's refusal. Where a gate refuses all the same because of what somebody else stated,
+who stated it is named and not who refused (:mod:`server.tasks.blame`).
+
+Not handled: a masked vector that is false, and shares that are false where no more than T are there. Nobody
+can tell whose they are, so nobody is named.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, Protocol
@@ -14,14 +22,18 @@ from typing import Any, Protocol
 import numpy as np
 
 from privacy import accounting
-from privacy.errors import ParameterError, ProtocolError, RoundFailed, WireError
+from privacy.errors import ParameterError, ProtocolError, RoundFailed
 from privacy.noisy_sum import encoding
 from privacy.noisy_sum import rounds as masked_rounds
 from privacy.programs.columns import Floats
 from privacy.programs.program import Program, plan_digest, state_digest
-from protos import wire
+from protos import statements, wire
 from protos.jobs import Job
-from server.rounds import Rounds
+from protos.statements import JournalHead, MaskedDigest, SealingKey
+from server.heads import ending, note
+from server.rounds import PartnerFailed, Rounds, dealing_with
+from server.tasks.blame import whose
+from server.witnesses import Witnesses, stated_by
 
 GRACE = 30.0
 """Seconds to wait for everyone before going on without those the contract lets drop out."""
@@ -51,7 +63,8 @@ class Memory:
 
 
 class NoisySumDrive:
-    """One job over noisy sums, from hello to result."""
+    """One job over noisy sums, from hello to result. ``notes``: what went wrong and cost nobody that;
+    ``charged``: whether a partner may have been charged."""
 
     def __init__(
         self,
@@ -61,6 +74,7 @@ class NoisySumDrive:
         checkpoint: Checkpoint,
         *,
         heads: Iterable[wire.Signed] = (),
+        witnesses: Witnesses | None = None,
         grace: float = GRACE,
         progress: Callable[[int], None] = lambda done: None,
     ) -> None:
@@ -70,13 +84,21 @@ class NoisySumDrive:
         self.program: Program = job.program(self.contract)
         self.plan = tuple(self.program.plan())
         self.heads, self.grace, self.progress = list(heads), grace, progress
+        self._witnesses = witnesses
         self.totals: dict[int, tuple[Floats, float]] = {}
+        self.notes: list[str] = []
+        self.charged = False
+        self._asked = statements.Asked(
+            self.contract, rounds.job_id, plan_digest(self.plan), len(self.plan)
+        )
         self._prepared: dict[str, wire.PreparedReply] = {}
+        self._mask_keys: dict[str, tuple[bytes, ...]] = {}
         self._introduced: set[str] = set()
 
     def run(self) -> dict[str, Any]:
         """The program's result. Raises RoundFailed with what to do."""
         done = set()
+        self.charged = bool(self.checkpoint.totals())
         for index, total, deviation in self.checkpoint.totals():
             self.program.absorb(index, total, deviation)
             self.totals[index] = (total, deviation)
@@ -111,20 +133,46 @@ class NoisySumDrive:
         finish = wire.Finish(model=model)
         if model:
             finish.totals.extend(self.finish_totals())
-        answers = self._ask_all(
-            dict.fromkeys(self.roster.parties, wire.Request(finish=finish)), expect="finish"
-        )
-        heads = {name: a.finish.head for name, a in answers.items() if a.finish.HasField("head")}
+        heads, notes, names = self._ended(finish, self.roster.parties)
         if model and heads:  # each keeps it once it sees that the others found the same
-            finish.heads.extend(heads.values())
-            again = self._ask_all(
-                dict.fromkeys(answers, wire.Request(finish=finish)), expect="finish"
-            )
-            heads = {n: a.finish.head for n, a in again.items() if a.finish.HasField("head")}
-        outcomes = {self._read(wire.JournalHead, n, head).outcome for n, head in heads.items()}
-        if model and len(outcomes) > 1:
+            finish.heads.extend(signed for signed, _ in heads.values())
+            heads, notes, _ = self._ended(finish, names)
+            self._check_outcomes({name: said.outcome for name, (_, said) in heads.items()})
+        if model and len(heads) < self.roster.threshold:
+            notes.append("too few partners could say what they found: they did not keep the model")
+        self.notes += notes
+        return [signed for signed, _ in heads.values()]
+
+    def _ended(
+        self, finish: wire.Finish, names: Sequence[str]
+    ) -> tuple[dict[str, tuple[wire.Signed, JournalHead]], list[str], list[str]]:
+        """The heads with which partners end the job, notes on those that are no good, and who answered.
+
+        What a partner makes of its goodbye costs nobody the result; that it refuses the model does.
+        """
+        spoilt: dict[str, PartnerFailed] = {}
+        request = wire.Request(finish=finish)
+        answers = self._ask_all(dict.fromkeys(names, request), expect="finish", spoilt=spoilt)
+        for failed in spoilt.values():
+            if finish.model and failed.code:
+                raise failed
+        self.notes += [note(name, str(failed)) for name, failed in spoilt.items()]
+        heads, notes = ending(self.contract, self.rounds.job_id, answers)
+        return heads, notes, list(answers)
+
+    def _check_outcomes(self, outcomes: Mapping[str, bytes]) -> None:
+        """All were given the same totals and model: who finds something else than most is named."""
+        counts = Counter(outcomes.values()).most_common()
+        if len(counts) < 2:
+            return
+        most, number = counts[0]
+        others = [name for name, outcome in outcomes.items() if outcome != most]
+        if 2 * number <= len(outcomes):
             raise RoundFailed("the partners name different outcomes: one of them was shown another")
-        return list(heads.values())
+        raise PartnerFailed(
+            others[0],
+            f"the partners name different outcomes: {', '.join(others)} another than the rest",
+        )
 
     def finish_totals(self) -> list[wire.Total]:
         """All totals as partners check them."""
@@ -141,36 +189,64 @@ class NoisySumDrive:
         )
 
     def _hello_and_prepare(self) -> None:
+        parties, releases = self.roster.parties, len(self.plan)
         hello = wire.Hello(spec=self.job.canonical(), salt=self.salt, heads=self.heads)
-        request = wire.Request(hello=hello)
-        answers = self.rounds.ask(dict.fromkeys(self.roster.parties, request), expect="hello")
-        hellos = [answers[name].hello for name in self.roster.parties]
+        hello.MergeFrom(stated_by(self._witnesses))
+        answers = self.rounds.ask(dict.fromkeys(parties, wire.Request(hello=hello)), expect="hello")
+        stated: dict[str, SealingKey] = {}
+        for name in parties:
+            with dealing_with(name):
+                stated[name] = statements.read_sealing_key(self._asked, name, answers[name].hello)
+        hellos = [answers[name].hello for name in parties]
+        if self._witnesses:
+            self._witnesses.take(wire.SealingKey, dict(zip(parties, hellos, strict=True)))
         request = wire.Request(prepare=wire.Prepare(hellos=hellos))
-        answers = self.rounds.ask(dict.fromkeys(self.roster.parties, request), expect="prepared")
-        self._prepared = {name: answers[name].prepared for name in self.roster.parties}
-        for name, reply in self._prepared.items():
-            statement = self._read(wire.Prepared, name, reply.statement)
-            if len(statement.mask_keys) != len(self.plan):
-                raise RoundFailed(f"{name} prepared another number of releases")
-            if statement.plan != plan_digest(self.plan):
-                raise RoundFailed(f"{name} computed another plan: do all run the same version?")
+        largest = statements.largest_reply("prepared", len(parties), releases=releases)
+        try:
+            answers = self.rounds.ask(
+                dict.fromkeys(parties, request), expect="prepared", largest=largest
+            )
+        except PartnerFailed as refused:
+            own = {name: said.own for name, said in stated.items()}
+            brought = [*self.heads, *(head for said in stated.values() for head in said.heads)]
+            raise whose(refused, own, brought, self.contract, self.rounds.now()) from None
+        shown = wire.digest_statements(hellos)
+        for name in parties:
+            with dealing_with(name):
+                reply = answers[name].prepared
+                said = statements.read_prepared(self._asked, shown, name, reply.statement)
+                statements.check_shares(self._asked, name, said, reply.shares)
+            self._prepared[name], self._mask_keys[name] = reply, said.mask_keys
 
     def _release(self, indexes: list[int]) -> dict[int, tuple[Floats, float]]:
         state = self.program.state()
         requests = {name: self._request(name, indexes, state) for name in self.roster.parties}
-        answers = self._ask_all(requests, expect="masked")
+        largest = statements.largest_reply(
+            "masked", len(self.roster.parties), releases=len(indexes),
+            words=sum(self.plan[i].length for i in indexes),
+        )  # fmt: skip
+        self.charged = True
+        answers = self._ask_all(requests, expect="masked", largest=largest)
         self._introduced |= set(answers)
-        return {index: self._open(index, answers, state) for index in indexes}
+        sent: dict[str, dict[int, wire.MaskedVector]] = {}
+        for name, answer in answers.items():
+            vectors = answer.masked.vectors
+            sent[name] = {vector.index: vector for vector in vectors}
+            if len(vectors) != len(indexes) or set(sent[name]) != set(indexes):
+                raise PartnerFailed(name, f"{name} answered other releases than were asked for")
+        return {index: self._open(index, sent, state) for index in indexes}
 
     def _ask_all(
-        self, requests: Mapping[str, wire.Request], *, expect: str
-    ) -> dict[str, wire.ReplyBody]:
+        self, requests: Mapping[str, wire.Request], *, expect: str, largest: int | None = None,
+        spoilt: dict[str, PartnerFailed] | None = None,
+    ) -> dict[str, wire.ReplyBody]:  # fmt: skip
         """Everyone; after a grace, without those whom the contract lets drop out."""
         if not self.roster.dropouts:
-            return self.rounds.ask(requests, expect=expect)
+            return self.rounds.ask(requests, expect=expect, largest=largest, spoilt=spoilt)
         return self.rounds.ask(
-            requests, enough=self.roster.threshold, grace=self.grace, expect=expect
-        )
+            requests, enough=self.roster.threshold, grace=self.grace, expect=expect,
+            largest=largest, spoilt=spoilt,
+        )  # fmt: skip
 
     def _request(self, name: str, indexes: list[int], state: Floats) -> wire.Request:
         release = wire.Release(indexes=indexes, state=state.astype("<f8").tobytes())
@@ -181,7 +257,7 @@ class NoisySumDrive:
         return wire.Request(release=release)
 
     def _open(
-        self, index: int, answers: Mapping[str, wire.ReplyBody], state: Floats
+        self, index: int, sent: Mapping[str, Mapping[int, wire.MaskedVector]], state: Floats
     ) -> tuple[Floats, float]:
         """One total in natural units, and the deviation of the noise in it."""
         release = self.plan[index]
@@ -189,60 +265,61 @@ class NoisySumDrive:
         digest = state_digest(state)
         vectors: dict[str, encoding.Ring] = {}
         digests: list[wire.Signed] = []
-        for name, answer in answers.items():
-            sent = {vector.index: vector for vector in answer.masked.vectors}.get(index)
-            if sent is None:
-                raise RoundFailed(f"{name} left out release {index}: it runs another version")
-            statement = self._read(wire.MaskedDigest, name, sent.digest)
-            if (
-                statement.vector != hashlib.sha256(sent.vector).digest()
-                or statement.transcript != transcript
-                or statement.state != digest
-            ):
-                raise RoundFailed(f"{name} answered for another cohort or state")
+        for name, given in sent.items():
+            vector = given[index]
+            with dealing_with(name):
+                said = statements.read_masked(self._asked, name, vector.digest)
+            wanted = MaskedDigest(index, transcript, digest, hashlib.sha256(vector.vector).digest())
+            if said != wanted:
+                raise PartnerFailed(name, f"{name} answered for another cohort or state")
             try:
-                vectors[name] = encoding.ring_from(sent.vector, release.length)
+                vectors[name] = encoding.ring_from(vector.vector, release.length)
             except ParameterError:
-                raise RoundFailed(f"{name} sent a vector of another length") from None
-            digests.append(sent.digest)
-        opened = self._unmask(index, digests, set(vectors)) if self.roster.dropouts else None
+                raise PartnerFailed(name, f"{name} sent a vector of another length") from None
+            digests.append(vector.digest)
+        of = MaskedDigest(index, transcript, digest, b"")
+        opened = self._unmask(of, digests, set(vectors)) if self.roster.dropouts else None
         try:
             total = masked_rounds.unmask(
                 vectors,
                 roster=self.roster,
-                mask_keys=self._mask_keys(index),
+                mask_keys={name: keys[index] for name, keys in self._mask_keys.items()},
                 transcript=transcript,
                 release=index,
                 state=digest,
                 opened=opened,
             )
         except ProtocolError:
-            raise RoundFailed("a release could not be unmasked; start the job again") from None
+            raise RoundFailed(
+                "a release could not be unmasked: a partner opened false shares, or dealt them, and nobody"
+                " can tell who; start the job again"
+            ) from None
         variance = accounting.share_variance(encoding.SENSITIVITY, release.mu2, self.roster.honest)
         scale = release.clip / encoding.SENSITIVITY
         deviation = float(np.sqrt(len(vectors) * variance)) * scale
         return encoding.from_ring(total, release.clip), deviation
 
-    def _mask_keys(self, index: int) -> dict[str, bytes]:
-        return {
-            name: self._read(wire.Prepared, name, reply.statement).mask_keys[index]
-            for name, reply in self._prepared.items()
-        }
-
     def _unmask(
-        self, index: int, digests: list[wire.Signed], present: set[str]
+        self, of: MaskedDigest, digests: list[wire.Signed], present: set[str]
     ) -> masked_rounds.Opened:
         """Shares of b for those present and of m for those gone (protocol, steps 8 to 10)."""
-        ask = wire.Unmask(index=index, masked=digests)
+        ask = wire.Unmask(index=of.index, masked=digests)
         names = [name for name in self.roster.parties if name in present]
         answers = self._ask_present(ask, names)
         if len(present) < len(self.roster.parties):
-            locks = [a.unmask.lock for a in answers.values() if a.unmask.HasField("lock")]
-            again = wire.Unmask(index=index, masked=digests, locks=locks)
+            locks = []
+            for name, answer in answers.items():
+                if answer.unmask.HasField("lock"):
+                    with dealing_with(name):
+                        statements.check_lock(self._asked, name, answer.unmask.lock, of, names)
+                    locks.append(answer.unmask.lock)
+            again = wire.Unmask(index=of.index, masked=digests, locks=locks)
             answers = self._ask_present(again, names)
         seeds: dict[str, dict[int, bytes]] = {}
         keys: dict[str, dict[int, bytes]] = {}
         for name, answer in answers.items():
+            with dealing_with(name):
+                statements.check_opened(self.roster.parties, present, answer.unmask.opened)
             holder = self.roster.parties.index(name)
             for opened in answer.unmask.opened:
                 table = keys if opened.of_mask else seeds
@@ -256,11 +333,3 @@ class NoisySumDrive:
             grace=self.grace,
             expect="unmask",
         )
-
-    def _read(self, kind: type[wire.M], name: str, signed: wire.Signed) -> wire.M:
-        try:
-            if signed.party != name:
-                raise ProtocolError("a statement in another's name")
-            return wire.read_statement(kind, signed, self.contract.identity_of(name))
-        except (ProtocolError, WireError):
-            raise RoundFailed(f"a statement of {name} is not signed by its key") from None

@@ -134,8 +134,8 @@ def write(path: Path, rows: list[Person]) -> None:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def terms(kind: str) -> dict[str, Any]:
-    """The contract's terms."""
+def terms(kind: str, epsilon: float = 8.0) -> dict[str, Any]:
+    """The contract's terms; ``epsilon``: for a period."""
     shape = KINDS[kind]
     matching: dict[str, Any] = {
         "identifiers": ["email", "phone"], "bucket": 64, "largest_set": 1000,
@@ -149,7 +149,7 @@ def terms(kind: str) -> dict[str, Any]:
         "name": "trial",
         "expires": datetime(9000, 1, 1, tzinfo=UTC),
         "privacy": {
-            "epsilon": 8.0, "epsilon_per_person": 24.0, "delta": 1e-5, "period_days": 365,
+            "epsilon": epsilon, "epsilon_per_person": 3.0 * epsilon, "delta": 1e-5, "period_days": 365,
             "smallest_cohort": 50, "colluders": 1, "dropouts": shape["dropouts"],
             "partners_per_person": 2, "rows_per_person": shape["rows"],
         },
@@ -162,7 +162,7 @@ def terms(kind: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def make_base(kind: str, root: Path, seed: int) -> Base:
+def make_base(kind: str, root: Path, seed: int, epsilon: float = 8.0) -> Base:
     """An alliance with everybody's table but the bank's, peers' audiences frozen."""
     rng, data, names = Random(f"{seed}/{kind}"), {}, KINDS[kind]["partners"]
     root.mkdir(parents=True)
@@ -174,7 +174,7 @@ def make_base(kind: str, root: Path, seed: int) -> Base:
             "columns": {column: column for column in COLUMNS},
             "identifiers": {"email": "mail", "phone": "mobile"},
         }
-    made = create(root, names, terms(kind), data)
+    made = create(root, names, terms(kind, epsilon), data)
     for name, home in made.partners.items():
         plain = read_toml(home.config_file) | {"limits": LIMITS}
         plain["rules"]["largest_epsilon"] = 15.0

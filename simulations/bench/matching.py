@@ -185,7 +185,7 @@ def run(
 
     def start(*arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-c", code, str(folder), salt.hex(), *arguments],
+            [sys.executable, "-P", "-c", code, str(folder), salt.hex(), *arguments],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
         )  # fmt: skip
 

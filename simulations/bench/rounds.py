@@ -114,7 +114,7 @@ def rounds(data: Path | None, quick: bool, peer_python: Path | None = None) -> l
 def _stock(python: Path | None) -> float:
     """Median seconds of a message round of stock Flower, three SuperNodes, no TLS."""
     ports = live.free_ports(4)
-    programs = (python or Path(sys.executable)).parent
+    programs = (python or Path(sys.executable)).absolute().parent
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         app = root / "stock"

@@ -19,13 +19,10 @@ from privacy.errors import Refused
 from protos import wire
 from protos.addresses import JobId
 from simulations.alliances import Alliance
+from simulations.attacks.disk import everything
 from simulations.room import Room
 from tests.attacks.hostile import Hostile, count
 from tests.conftest import SEGMENT, job
-
-
-def everything(root: Path) -> bytes:
-    return b"".join(p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file())
 
 
 @pytest.mark.parametrize("end", ["finish", "cancel"])

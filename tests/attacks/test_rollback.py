@@ -4,19 +4,15 @@ clock without the next message finding out."""
 from __future__ import annotations
 
 import os
-import shutil
 import sqlite3
 import time
 from collections.abc import Callable
-from contextlib import closing
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client.gate import Gate
-from client.home import Home
 from client.journal import BrokenJournal, Charge, verify
 from privacy.errors import RoundFailed
 from protos import wire
@@ -24,27 +20,11 @@ from protos.alliance import dump
 from protos.identity import encode
 from protos.refusal import Code
 from simulations.alliances import Alliance
+from simulations.attacks.disk import copy_of, put_back
 from simulations.room import Room
 from tests.attacks.hostile import Hostile, count
 
 DAY = 86_400.0
-
-
-def copy_of(home: Home) -> Path:
-    """A backup of the database as an operator would make it."""
-    target = home.root / "backup.db"
-    with (
-        closing(sqlite3.connect(home.database)) as source,
-        closing(sqlite3.connect(target)) as copy,
-    ):
-        source.backup(copy)
-    return target
-
-
-def put_back(home: Home, backup: Path) -> None:
-    for suffix in ("-wal", "-shm"):
-        home.database.with_name(home.database.name + suffix).unlink(missing_ok=True)
-    shutil.copy(backup, home.database)
 
 
 def public(gate: Gate) -> bytes:

@@ -7,11 +7,6 @@ hold a mark. That the same search finds a clear file is shown with buckets that 
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import duckdb
@@ -21,73 +16,7 @@ from client import duck
 from client.table import Source, read
 from privacy.errors import DataError
 from privacy.programs.columns import Number
-from tests.conftest import ROOT
-
-ROWS = 300_000
-MARKS = (b"CUSTOMER-", b"secret.person")
-SELECT = (
-    "SELECT 'CUSTOMER-' || hash(i)::VARCHAR AS id, i % 100 AS spend, 'n, ' || i AS note,"
-    " 'secret.person' || i || '@example.com' AS mail FROM range({}) t(i)"
-)
-
-CHILD = """
-import os, sys
-from pathlib import Path
-from client import spill, table
-from client.table import Report, Source, batches, read
-from privacy.programs.columns import Number
-location, name, how, folder = sys.argv[1:]
-source = Source(location, "id", {"spend": "spend"}, {"email": "mail"}, name or None)
-columns, real = {"spend": Number("spend", 0.0, 100.0)}, table.parts
-def parts(*given, **more):
-    for part in real(*given, **more):
-        print("part", flush=True)
-        yield part
-table.parts = parts
-if how == "read":
-    snapshot, _ = read(source, columns, ["spend"], keys=True)
-    print("done", flush=True)
-else:
-    if how == "planted":
-        spill.DiskSpool.seal = lambda self, name, data: spill._HEAD.pack(len(data)) + data
-        spill.DiskSpool.open = lambda self, name, frame: frame
-    spool = spill.DiskSpool(Path(folder) / "matches", os.urandom(32), os.urandom)
-    for batch in batches(source, columns, ["spend"], identifiers=["email"], rows_per_person=1,
-                         report=Report(), spool=spool):
-        print("batch", flush=True)
-    print("done", flush=True)
-"""
-
-
-def killed(place: Path, location: str, table: str, how: str, moment: str, count: int) -> None:
-    """Start the child and kill it when it has said ``moment`` so often."""
-    folders = [place / name for name in ("cwd", "temporary", "state")]
-    for folder in folders:
-        folder.mkdir(parents=True)
-    environment = {**os.environ, "TMPDIR": str(folders[1]), "PYTHONPATH": str(ROOT)}
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, location, table, how, str(folders[2])],
-        cwd=folders[0], env=environment, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    said = 0
-    for line in child.stdout or ():
-        said += line.strip() == moment
-        if said == count:
-            time.sleep(0.02)  # into the middle of what follows
-            break
-    child.send_signal(signal.SIGKILL)
-    child.wait(20)
-    (child.stdout or sys.stdin).close()
-    assert said == count
-
-
-def clear(place: Path) -> list[Path]:
-    """Files that hold a mark."""
-    return [
-        path
-        for path in place.rglob("*")
-        if path.is_file() and any(mark in path.read_bytes() for mark in MARKS)
-    ]
+from simulations.attacks.killed import ROWS, SELECT, clear, killed
 
 
 @pytest.fixture(scope="module")

@@ -342,7 +342,7 @@ def at(plain: dict[str, Any], party: int | None = None) -> dict[str, Any]:
         (lambda c: at(c).update(exchange="a:\u0661"), "coordinator.exchange"),
         (lambda c: at(c, 1).update(certificate="x"), "parties.shop.certificate"),
         (lambda c: at(c, 1).update(node_key="ssh-ed25519 AAAA"), "parties.shop.node_key"),
-        (lambda c: at(c, 0).update(certificate=at(c, 1)["certificate"]), "parties.bank.certificate"),
+        (lambda c: at(c, 0).update(certificate=at(c, 1)["certificate"]), "parties.shop.certificate"),
         (lambda c: at(c, 1).update(identity="A" * 5000), "parties.1.identity"),
     ],
 )  # fmt: skip
@@ -378,11 +378,11 @@ def test_an_installed_contract_and_an_invitation_are_shown_escaped(
     invitation = found.coordinator.invitations / "bank.invitation.toml"
     text = invitation.read_text()
     invitation.write_text(text.replace('name = "coordinator"', 'name = "x\\u001b[8m\\r\\ny"'))
-    assert console.run(partner_cli.app, ["join", str(invitation), *out]) == 0
+    assert console.run(partner_cli.app, ["join", str(invitation), *out]) == 2
     invitation.write_text(text.replace('party = "bank"', 'party = "x\\u001b[8m"'))
     assert console.run(partner_cli.app, ["join", str(invitation), *out]) == 2
     printed = lines_of(capsys)
-    assert len(printed) > 4
+    assert len(printed) == 3
     assert all(map(is_harmless, printed))
 
 
@@ -433,8 +433,8 @@ def test_a_request_to_turn_tokens_back_is_shown_whole_and_escaped(
 ) -> None:
     request = reveal.Request(
         id="0" * 32, table="a" * 64, policy="b" * 64, column="mail" + HIDE, purpose="partner_join",
-        key="k\u202e", reason="because\r\nApprove? [y/N]: ", by="ann\x1b[2J",
-        expires=datetime.now(UTC) + timedelta(days=1),
+        key="k\u202e", reason="because\r\nApprove? [y/N]: ", by="ann\x1b[2J", partner="bank",
+        asked=datetime.now(UTC), expires=datetime.now(UTC) + timedelta(days=1), entry=7, digest="c" * 64,
     )  # fmt: skip
     file = tmp_path / "request.toml"
     file.write_text(tomli_w.dumps(request.model_dump(exclude_none=True)))
@@ -453,7 +453,8 @@ def test_a_request_that_is_swapped_while_it_is_shown_is_not_approved(
 ) -> None:
     request = reveal.Request(
         id="0" * 32, table="a" * 64, policy="b" * 64, column="mail", purpose="partner_join",
-        reason="because of it", by="ann", expires=datetime.now(UTC) + timedelta(days=1),
+        reason="because of it", by="ann", partner="bank", asked=datetime.now(UTC),
+        expires=datetime.now(UTC) + timedelta(days=1), entry=7, digest="c" * 64,
     )  # fmt: skip
     file = tmp_path / "request.toml"
     file.write_text(tomli_w.dumps(request.model_dump(exclude_none=True)))

@@ -112,6 +112,22 @@ def test_a_database_of_a_later_version_is_left_alone(
         assert list(direct.iterdump()) == before
 
 
+def test_a_database_of_040_goes_on(make_alliance: Callable[..., Alliance]) -> None:
+    home = make_alliance().partners["bank"]
+    home.prepare()
+    with sqlite3.connect(home.database) as direct:
+        direct.executescript(schema.TABLES)
+        direct.execute("PRAGMA user_version = 1")
+        direct.execute("INSERT INTO vouched VALUES ('shop', 7, 9)")
+    direct.close()
+    gate = Gate(home, randomness=os.urandom, clock=time.time)
+    assert gate.store.row("PRAGMA user_version") == (schema.VERSION,)
+    assert gate.store.rows("SELECT * FROM vouched") == [("shop", 7, 9)]
+    assert gate.store.rows("SELECT * FROM calls, call_conflicts") == []
+    gate.close()
+    Gate(home, randomness=os.urandom, clock=time.time).close()
+
+
 def test_a_new_database_and_a_migrated_one_have_the_same_tables(home: Home, tmp_path: Path) -> None:
     def tables(path: Path) -> dict[str, str]:
         store = Store(path, bytes(32), os.urandom)

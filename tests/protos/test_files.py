@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 
 from privacy.errors import ConfigError
-from protos.files import check_folder, new_private, own_folder, read_private, write_private
+from protos.files import (
+    check_folder,
+    erase,
+    nameless,
+    new_private,
+    open_private,
+    own_folder,
+    read_private,
+    write_private,
+)
 
 
 @pytest.fixture(params=[True, False], ids=["nameless", "named"])
@@ -163,3 +172,49 @@ def test_a_folder_that_others_can_fill_is_refused(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(home)
     with pytest.raises(ConfigError, match="is a link"):
         check_folder(tmp_path / "link")
+
+
+def test_folders_above_are_private_too_whatever_the_umask_says(tmp_path: Path) -> None:
+    old = os.umask(0)
+    try:
+        own_folder(tmp_path / "a" / "b" / "c")
+    finally:
+        os.umask(old)
+    for folder in (tmp_path / "a", tmp_path / "a" / "b", tmp_path / "a" / "b" / "c"):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+@pytest.mark.usefixtures("either_way")
+def test_a_spool_has_no_name_and_can_be_read_by_its_descriptor(tmp_path: Path) -> None:
+    with nameless(tmp_path) as file:
+        assert names(tmp_path) == []
+        file.write(b"rows")
+        file.flush()
+        assert Path(f"/dev/fd/{file.fileno()}").read_bytes() == b"rows"
+        assert stat.S_IMODE(os.fstat(file.fileno()).st_mode) == 0o600
+    assert names(tmp_path) == []
+
+
+def test_a_file_that_is_kept_grows_at_its_end(tmp_path: Path) -> None:
+    for text in (b"one, ", b"two"):
+        with open_private(tmp_path / "log", append=True) as file:
+            file.write(text)
+    with open_private(tmp_path / "log") as file:
+        assert file.read() == b"one, two"
+    assert stat.S_IMODE((tmp_path / "log").stat().st_mode) == 0o600
+    (tmp_path / "log").chmod(0o620)
+    with pytest.raises(ConfigError, match="written by others"):
+        open_private(tmp_path / "log")
+
+
+def test_what_is_erased_is_overwritten_first_and_a_link_is_not_followed(tmp_path: Path) -> None:
+    write_private(tmp_path / "key", b"k" * 100)
+    os.link(tmp_path / "key", tmp_path / "same")  # the same blocks, to look at afterwards
+    erase(tmp_path / "key")
+    assert (tmp_path / "same").read_bytes() == bytes(100)
+    (tmp_path / "precious").write_bytes(b"precious")
+    (tmp_path / "link").symlink_to("precious")
+    erase(tmp_path / "link")
+    erase(tmp_path / "nothing")
+    assert (tmp_path / "precious").read_bytes() == b"precious"
+    assert names(tmp_path) == ["precious", "same"]

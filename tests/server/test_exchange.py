@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +14,13 @@ import pytest
 from client.exchange import open_stream
 from client.stream import LARGEST_FRAME, SealedStream, StreamLost
 from privacy.errors import ProtocolError
-from server.exchange import Exchange, serve
+from server import callers
+from server.exchange import Exchange, open_matches, serve
+from server.store import Store
 from simulations.alliances import Alliance
 from simulations.live import free_ports
 from simulations.room import Pipes
+from tests import conftest
 
 JOB = "a" * 32
 
@@ -228,3 +233,40 @@ def test_a_relay_in_the_middle_has_no_identity_key(make_alliance: Callable[..., 
         return _sealed(alliance, pipes.open("bank", JOB, "shop"), "bank", "shop")
 
     assert isinstance(_both(relay, bank)[1], ProtocolError)
+
+
+def test_who_is_revoked_is_cut_off_in_the_middle_of_a_stream(
+    make_alliance: Callable[..., Alliance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.desks.AGAIN", 0.1)
+    ports = free_ports(3)
+    alliance = make_alliance(ports=(ports[0], ports[1], ports[2]))
+    home = alliance.coordinator
+    server = serve(home, Exchange(lambda job: ("bank", "shop")))
+    stream = open_stream(alliance.partners["bank"], JOB, "shop")
+    peer = open_stream(alliance.partners["shop"], JOB, "bank")
+    stream.send(b"before")
+    assert peer.receive() == b"before"
+    callers.revoke(home, "bank", "left the alliance", datetime.now(UTC))
+    with pytest.raises(StreamLost):
+        stream.receive()
+    again = open_stream(alliance.partners["bank"], JOB, "shop")
+    with pytest.raises(StreamLost):
+        again.receive()
+    for each in (stream, again, peer):
+        each.abort()
+    server.stop(0.2).wait(5)
+
+
+def test_only_the_relay_of_the_open_match_is_joined(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store.db", lambda: 0.0)
+    match = {"identifier": "email", "parties": ["bank", "shop"], "result": "size"}
+    store.add("m1", conftest.job(name="one", kind="match", epsilon=1.0, match=match), bytes(16))
+    store.add("q", conftest.job(**conftest.QUERY), bytes(16))
+    store.add("m2", conftest.job(name="two", kind="match", epsilon=1.0, match=match), bytes(16))
+    parties_of = open_matches(store)
+    assert parties_of("m1") == parties_of("m2") == ("bank", "shop")  # both, whichever came first
+    assert parties_of("q") == parties_of("") == parties_of("x") == ()
+    store.end("m1", "cancelled", {})
+    assert parties_of("m1") == ()
+    store.close()

@@ -5,9 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import inspect
-import json
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from flwr.supercore.inflatable.inflatable_utils import pull_objects
@@ -17,8 +14,6 @@ from flwr.superlink.grid import HttpGrid, http_grid
 from flwr.superlink.main import _get_middleware, create_app
 
 from server import firewall, link
-from server.calls import CallLog
-from server.doctor import count_calls
 
 
 def test_the_version_is_the_one_that_was_read() -> None:
@@ -71,31 +66,6 @@ def test_tokens() -> None:
     assert link.TokenAuthn("").validate_tokens_in_metadata([]) == (False, None)
 
 
-def test_the_call_log_is_chained_over_restarts(tmp_path: Path) -> None:
-    path = tmp_path / "calls.jsonl"
-    context = SimpleNamespace(client=SimpleNamespace(host="127.0.0.1"))
-    for _ in range(2):
-        calls = CallLog(path)
-        for method in (
-            "/v1/control/start-run",
-            "/v1/fleet/pull-messages",
-            "/v1/fleet/activate-node",
-        ):
-            before = calls.compose_log_before_event(None, context, None, method)
-            calls.write_log(before)
-            error = ValueError("jane@example.com")
-            calls.write_log(calls.compose_log_after_event(None, context, None, method, error))
-        calls.close()
-    text = path.read_text()
-    assert "jane" not in text
-    assert count_calls(path) == 8  # started and failed, failed poll, failed activation; twice
-    lines = text.splitlines()
-    lines[3] = lines[3].replace("failed", "completed")
-    path.write_text("\n".join(lines))
-    assert count_calls(path) == -1
-    assert json.loads(lines[0])["event"]["action"] == "/v1/control/start-run"
-
-
 @pytest.mark.parametrize(
     ("path", "port", "served"),
     [
@@ -123,6 +93,6 @@ def test_the_path_firewall(path: str, port: int, served: bool) -> None:
     import asyncio
 
     scope = {"type": "http", "path": path, "server": ("127.0.0.1", port)}
-    asyncio.run(firewall.PathFirewall(inner, 2)(scope, None, send))
+    asyncio.run(firewall.PathFirewall(inner, inner, 2)(scope, None, send))
     assert bool(reached) == served
     assert bool(sent) != served

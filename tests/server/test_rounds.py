@@ -12,7 +12,7 @@ from privacy.errors import RoundFailed
 from privacy.randomness import Randomness
 from protos import wire
 from protos.refusal import Code
-from server.rounds import Delivered, Rounds
+from server.rounds import Delivered, PartnerFailed, Rounds
 from simulations.alliances import Alliance
 
 JOB = "0" * 32
@@ -170,6 +170,73 @@ def test_an_answer_of_another_kind_fails_with_the_partners_name(
     said = ask(Line(make_alliance(), body), randomness)
     assert said.startswith("shop answered with ")
     assert "where hello was asked for" in said
+
+
+@pytest.mark.parametrize("body", [ANSWER, wire.ReplyBody(refusal=wire.Refusal(code="policy"))])
+def test_more_than_an_honest_answer_has_is_refused_before_it_is_parsed(
+    make_alliance: Make,
+    randomness: Randomness,
+    monkeypatch: pytest.MonkeyPatch,
+    body: wire.ReplyBody,
+) -> None:
+    fat = wire.ReplyBody()
+    fat.CopyFrom(body)
+    (fat.refusal if body.HasField("refusal") else fat.hello).MergeFromString(
+        wire.serialise(wire.Refusal(code="x" * (1 << 20)))
+    )
+    line = Line(make_alliance(), fat)
+
+    def never(*_: object) -> None:
+        raise AssertionError("parsed")
+
+    asked = rounds(line, randomness)
+    monkeypatch.setattr(
+        asked, "_open", lambda name, d: never() if name == "shop" else Rounds._open(asked, name, d)
+    )
+    with pytest.raises(PartnerFailed, match=r"shop answered with \d+ bytes where at most"):
+        asked.ask(dict.fromkeys(("bank", "shop"), HELLO))
+
+
+def test_who_was_not_asked_is_not_heard(make_alliance: Make, randomness: Randomness) -> None:
+    class More(Line):
+        def exchange(self, envelopes: Mapping[str, bytes], timeout: float) -> dict[str, Delivered]:
+            found = super().exchange({**envelopes, "shop": b"", "ghost2": b""}, timeout)
+            return {**found, "ghost": found["shop"]}
+
+    line = More(make_alliance(), ANSWER)
+    line.keys["ghost2"] = line.keys["bank"]
+    asked = rounds(line, randomness)
+    assert set(asked.ask({"bank": HELLO})) == {"bank"}
+    assert asked.traffic.forged == 3
+
+
+def test_who_works_on_it_does_not_keep_anothers_silence_going(
+    make_alliance: Make, randomness: Randomness
+) -> None:
+    """The bank says that it works, for as long as it is asked; the shop says nothing."""
+
+    class Quiet(Line):
+        def exchange(self, envelopes: Mapping[str, bytes], timeout: float) -> dict[str, Delivered]:
+            found = super().exchange({"shop": envelopes["bank"]}, timeout)
+            answer = found["shop"]
+            header = wire.ReplyHeader(
+                contract=self.found.contract.digest(),
+                job=JOB,
+                partner="bank",
+                run=1,
+                message="m",
+                node=7,
+            )
+            reply = wire.seal_reply(
+                self.keys["bank"], header, wire.serialise(wire.ReplyBody(working=wire.Working()))
+            )
+            return {"bank": Delivered(reply, answer.run, answer.message, answer.node)}
+
+    line = Quiet(make_alliance(), ANSWER)
+    with pytest.raises(RoundFailed, match="no answer from shop for 10 s") as caught:
+        rounds(line, randomness).ask(dict.fromkeys(("bank", "shop"), HELLO), patience=10_000.0)
+    assert "bank" not in str(caught.value)
+    assert line.time < 1_800_000_000.0 + 60
 
 
 def test_a_kind_can_be_asked_for(make_alliance: Make, randomness: Randomness) -> None:

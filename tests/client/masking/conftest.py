@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from client.masking.keys import KeySource
-from client.masking.tables import created
+from client.masking.outputs import created
 from privacy.randomness import stream
 from simulations import customers
 
@@ -90,11 +90,15 @@ ROWS = 2_000
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
+    return prepared(tmp_path)
+
+
+def prepared(tmp_path: Path) -> Path:
     """A folder with policy.toml, masking.key, customers.csv and customers.parquet."""
     (tmp_path / "policy.toml").write_text(POLICY)
     KeySource("file", str(tmp_path / "masking.key")).create(stream(bytes(range(32))))
     table = customers.table(ROWS, 3)
     for name in ("customers.csv", "customers.parquet"):
-        with created(tmp_path / name, None, None) as writer:
+        with created(tmp_path / name, None, None, as_is=True) as writer:
             writer.write(table)
     return tmp_path

@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from client.masking import tables
+from client.masking import outputs, tables
 from client.masking.keys import KeySource
 from privacy.errors import ConfigError, DataError, TallystickError
 from privacy.randomness import stream
@@ -25,7 +25,7 @@ def _whole(path: Path, **more: object) -> pl.DataFrame:
 def test_every_format_reads_alike(tmp_path: Path) -> None:
     ring = KeySource("file", str(tmp_path / "k")).create(stream(bytes(32)))
     for name, keys in (("t.csv", None), ("t.parquet", None), ("e.parquet", ring)):
-        with tables.created(tmp_path / name, None, keys) as writer:
+        with outputs.created(tmp_path / name, None, keys) as writer:
             writer.write(FRAME)
             writer.write(FRAME)
         found = _whole(tmp_path / name, keys=keys)
@@ -36,7 +36,7 @@ def test_every_format_reads_alike(tmp_path: Path) -> None:
         db.execute(f"CREATE TABLE people AS SELECT * FROM read_parquet('{tmp_path / 't.parquet'}')")
     found = _whole(tmp_path / "t.duckdb", table="people")
     assert found["a"].to_list() == FRAME["a"].to_list() * 2
-    with pytest.raises(DataError, match="is nobody a table"):
+    with pytest.raises(DataError, match="table does not exist"):
         tables.opened(tmp_path / "t.duckdb", table="nobody")
     with pytest.raises(DataError, match="--table"):
         tables.opened(tmp_path / "t.duckdb")
@@ -46,7 +46,7 @@ def test_an_encrypted_file_says_nothing(tmp_path: Path) -> None:
     source = KeySource("file", str(tmp_path / "k"))
     ring = source.create(stream(bytes(32)))
     path = tmp_path / "e.parquet"
-    with tables.created(path, None, ring) as writer:
+    with outputs.created(path, None, ring) as writer:
         writer.write(pl.DataFrame({"telephone": ["13812341234"] * 100}))
     data = path.read_bytes()
     assert data[:4] == b"PARE"
@@ -66,7 +66,7 @@ def test_an_encrypted_file_says_nothing(tmp_path: Path) -> None:
         _whole(path, keys=ring)
     with (
         pytest.raises(ConfigError, match=r"is for \.parquet"),
-        tables.created(tmp_path / "e.csv", None, ring),
+        outputs.created(tmp_path / "e.csv", None, ring),
     ):
         pass
 
@@ -136,16 +136,16 @@ def test_a_parquet_file_that_is_not_whole(tmp_path: Path, damage: str) -> None:
 def test_targets_that_cannot_be_written(tmp_path: Path) -> None:
     source = tmp_path / "t.csv"
     source.write_text("a\n1\n")
-    with pytest.raises(ConfigError, match="the table itself"), tables.created(source, source, None):
+    with pytest.raises(ConfigError, match="would be lost"), outputs.created(source, source, None):
         pass
     with (
         pytest.raises(ConfigError, match=r"use \.csv or \.parquet"),
-        tables.created(tmp_path / "t.xls", source, None),
+        outputs.created(tmp_path / "t.xls", source, None),
     ):
         pass
     with (
         pytest.raises(DataError, match="cannot be written"),
-        tables.created(tmp_path / "no" / "t.csv", source, None),
+        outputs.created(tmp_path / "no" / "t.csv", source, None),
     ):
         pass
     assert source.read_text() == "a\n1\n"
@@ -159,7 +159,7 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
     try:
         os.seteuid(65534 if user == 0 else user)
         with pytest.raises(DataError, match="cannot be written: Permission denied"):
-            tables.created(target, None, None).__enter__()
+            outputs.created(target, None, None).__enter__()
     finally:
         os.seteuid(user)
     assert not list(folder.iterdir())
@@ -170,7 +170,7 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
     target.write_bytes(b"before")
 
     def broken() -> None:
-        with tables.created(target, None, None) as writer:
+        with outputs.created(target, None, None) as writer:
             writer.write(FRAME)
             raise DataError("the source broke")
 
@@ -195,3 +195,15 @@ def test_files_that_are_no_tables(tmp_path: Path, name: str) -> None:
     (tmp_path / "t.xlsx").write_text("x")
     with pytest.raises(TallystickError, match=r"file not found|use \.csv"):
         tables.opened(tmp_path / name)
+
+
+def test_a_row_of_another_width_in_another_encoding_is_an_error_and_nothing_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pyarrow decoded such a row for a handler of ours, and printed its bytes in a traceback if it could not."""
+    (tmp_path / "t.csv").write_bytes(b"id,a\n1,2,3\xff\n")
+    printed: list[object] = []
+    monkeypatch.setattr("sys.unraisablehook", printed.append)
+    with pytest.raises(DataError):
+        _whole(tmp_path / "t.csv")
+    assert not printed

@@ -40,7 +40,9 @@ class Office:
         self.request = place / "request.toml"
 
     def ask(self, column: str = "phone", **more: Any) -> None:
-        settings = {"hours": 24, "now": NOW, "randomness": os.urandom, **more}
+        settings = {
+            "hours": 24, "now": NOW, "randomness": os.urandom, "home": self.home, "store": self.store,
+        } | more  # fmt: skip
         reveal.ask(
             self.table(), self.policy(), column, "partner_join", "a customer asked for it", "ana",
             self.request, **settings,
@@ -80,9 +82,9 @@ def test_all_three(office: Office) -> None:
     plain = raw["phone"].str.contains("^1[3-9][0-9]{9}$").fill_null(value=False)
     assert plain.sum() > 500
     assert made["phone"].filter(plain).to_list() == ("+86" + raw["phone"].filter(plain)).to_list()
-    assert office.journal() == [("reveal phone", "ana")]
+    assert office.journal() == [("asked to reveal", "ana"), ("reveal phone", "ana")]
     public = office.home.identity().public_key().public_bytes_raw()
-    assert verify(office.store, public).entries == 1
+    assert verify(office.store, public).entries == 2
 
 
 def test_digits_enciphered_come_back(office: Office) -> None:
@@ -101,7 +103,7 @@ def test_once(office: Office) -> None:
     with pytest.raises(ConfigError, match="used already"):
         office.open("again.parquet")
     assert not (office.place / "again.parquet").exists()
-    assert len(office.journal()) == 1
+    assert len(office.journal()) == 2
 
 
 def test_not_without_an_approval(office: Office) -> None:
@@ -109,7 +111,7 @@ def test_not_without_an_approval(office: Office) -> None:
     with pytest.raises(ConfigError, match="nobody has approved"):
         office.open()
     assert not (office.place / "raw.parquet").exists()
-    assert office.journal() == []
+    assert office.journal() == [("asked to reveal", "ana")]
 
 
 @pytest.mark.parametrize(
@@ -134,7 +136,7 @@ def test_a_request_changed_after_it_was_signed(
     office.request.write_text(tomli_w.dumps(plain))
     with pytest.raises(ConfigError, match=said):
         office.open()
-    assert office.journal() == []
+    assert office.journal() == [("asked to reveal", "ana")]
 
 
 def test_another_approver_and_another_time(office: Office) -> None:
@@ -159,7 +161,7 @@ def test_not_with_another_key(office: Office) -> None:
     with pytest.raises(ParameterError, match="row 1: no key for this token"):
         office.open()
     assert not (office.place / "raw.parquet").exists()
-    assert office.journal() == []
+    assert office.journal() == [("asked to reveal", "ana")]
 
 
 def test_what_was_never_a_token_cannot_be_asked_for(office: Office) -> None:
@@ -174,7 +176,8 @@ def test_a_table_that_lacks_the_column(office: Office) -> None:
     with pytest.raises(ConfigError, match=r"columns.phone: other.csv has no such column"):
         reveal.ask(
             other, office.policy(), "phone", "partner_join", "a customer asked", "ana",
-            office.request, hours=1, now=NOW, randomness=os.urandom,
+            office.request, hours=1, now=NOW, randomness=os.urandom, home=office.home,
+            store=office.store,
         )  # fmt: skip
     keys = KeySource("file", str(office.place / "masking.key")).read()
     with pytest.raises(ConfigError, match="no such column"):
@@ -190,5 +193,9 @@ def test_keys_of_approvers(office: Office) -> None:
     office.ask()
     with pytest.raises(ConfigError, match="chmod 600"):
         office.approve()
-    with pytest.raises(ConfigError, match="not an approver's key"):
+    with pytest.raises(ConfigError, match="not there"):
         reveal.read_key(office.place / "nothing.key")
+    (office.place / "short.key").write_bytes(b"short")
+    (office.place / "short.key").chmod(0o600)
+    with pytest.raises(ConfigError, match="not an approver's key"):
+        reveal.read_key(office.place / "short.key")
