@@ -45,7 +45,7 @@ from server.ports import (
 
 log = logging.getLogger("tallystick.exchange")
 
-LIMITS = Limits(strangers=256, each=48)
+LIMITS = Limits(strangers=160, each=48)
 """Four matches of a party at once, each with a connection to every peer, and some that are being replaced."""
 MOST_CALLS = 48
 AGAIN = 10.0

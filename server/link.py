@@ -56,7 +56,7 @@ from server.working import work
 
 log = logging.getLogger("tallystick.link")
 
-PUBLIC = Limits(strangers=256, each=16)
+PUBLIC = Limits(strangers=160, each=16)
 """A node keeps one or two connections."""
 INTERNAL = Limits(strangers=32, each=32)
 """Our own processes, and whoever else is on this machine."""

@@ -23,7 +23,6 @@ from flwr.common.serde import (
     context_to_proto,
     fab_to_proto,
     run_from_proto,
-    user_config_to_proto,
 )
 from flwr.proto.control_pb2 import StartRunRequest, StopRunRequest
 from flwr.proto.runtime_pb2 import (
@@ -60,10 +59,6 @@ dependencies = []
 publisher = "tallystick"
 fab-include = ["*.py"]
 
-[tool.flwr.app.config]
-home = ""
-job = ""
-
 [tool.flwr.app.components]
 serverapp = "tallystick_app:server_app"
 clientapp = "tallystick_app:client_app"
@@ -76,7 +71,8 @@ server_app = server_app
 client_app = ClientApp()  # partners run their own, installed one
 """,
 }
-"""What Flower wants shipped with a run. Neither side ever unpacks it."""
+"""What Flower wants shipped with a run. Neither side ever unpacks it. It has no configuration: any partner
+may read a run's, and this coordinator's folder and the jobs of others are not for them."""
 
 OBJECT_PAUSE = 0.03
 """Seconds before an object that is still being pushed is asked for again."""
@@ -116,12 +112,11 @@ def _place(job_id: str) -> int:
     return int.from_bytes(hashlib.sha256(job_id.encode()).digest()[:7], "big")
 
 
-def _submit(home: Home, job_id: str) -> int:
+def _submit(home: Home) -> int:
     bundle = build_fab_from_files(APP_FILES)[0]
     fab = Fab(hashlib.sha256(bundle).hexdigest(), bundle, {})
-    settings = user_config_to_proto({"home": str(home.root), "job": job_id})
     with control(home) as client:
-        reply = client.StartRun(StartRunRequest(fab=fab_to_proto(fab), override_config=settings))
+        reply = client.StartRun(StartRunRequest(fab=fab_to_proto(fab)))
     return int(reply.run_id)
 
 
@@ -143,7 +138,7 @@ def _work(home: Home, job_id: str) -> None:
         max_time=OBJECT_PATIENCE,
     )
     with alone(home, TAKING, 0, PATIENCE):
-        run_id = _submit(home, job_id)
+        run_id = _submit(home)
         grid, given = _take(home, run_id)
     runtime = grid._runtime_client
     heartbeat = HeartbeatSender(make_task_heartbeat_fn_http(runtime))
@@ -155,7 +150,7 @@ def _work(home: Home, job_id: str) -> None:
         TaskIdentity.node_id = given.context.node_id
         run: Run = run_from_proto(given.run)
         context = context_from_proto(given.context)
-        context.run_config = dict(run.override_config)
+        context.run_config = {"home": str(home.root), "job": job_id}  # of this process only
         grid.set_run(run)
         server_app(grid, context)
         outcome, details = SubStatus.COMPLETED, ""

@@ -166,7 +166,9 @@ def table(
     ] = 1.0,
     only: Annotated[
         list[str] | None,
-        typer.Option(help="a row's number, R for residual ones, or a part of a name; may be repeated"),
+        typer.Option(
+            help="a row's number, R for residual ones, or a part of a name; may be repeated"
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="which tables, messages and guesses")] = 1,
     as_json: JsonOption = False,
@@ -234,7 +236,8 @@ def epsilon(
         float, typer.Option("--epsilon", min=0.1, max=16.0, help="that each job is charged")
     ] = 4.0,
     planted: Annotated[
-        bool, typer.Option("--planted", help="with seven faults planted, to show that it finds them")
+        bool,
+        typer.Option("--planted", help="with seven faults planted, to show that it finds them"),
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="which noise")] = 1,
     as_json: JsonOption = False,
@@ -255,7 +258,12 @@ def epsilon(
 
     with show.folder_for_a_run(keep=False) as root:
         audits = measure(
-            root, runs or usual, epsilon=accounted, seed=seed, programs=program or known, say=progress
+            root,
+            runs or usual,
+            epsilon=accounted,
+            seed=seed,
+            programs=program or known,
+            say=progress,
         )
     typer.echo(attacks.render(audits, as_json))
     if attacks.failed(audits):
@@ -270,7 +278,8 @@ def fuzz(
         float | None, typer.Option(min=1.0, help="stop after so long, whatever was given by then")
     ] = None,
     only: Annotated[
-        str | None, typer.Option(help="one target, or TARGET/PERIOD: a period again that had a fault")
+        str | None,
+        typer.Option(help="one target, or TARGET/PERIOD: a period again that had a fault"),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, max=64, help="processes")] = 2,
     keep: Annotated[

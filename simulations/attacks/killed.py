@@ -63,7 +63,7 @@ def killed(
         folder.mkdir(parents=True)
     environment = {**os.environ, "TMPDIR": str(folders[1]), "PYTHONPATH": PLACE}
     child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, location, table, how, str(folders[2])],
+        [sys.executable, "-P", "-c", CHILD, location, table, how, str(folders[2])],
         cwd=folders[0], env=environment, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     said = 0

@@ -213,7 +213,10 @@ def _whole(folder: Path, rows: int, quick: bool) -> list[Row]:
          "--out", str(folder / "masked.parquet")],
     ):  # fmt: skip
         done = subprocess.run(
-            [sys.executable, "-P", "-c", code, *arguments], capture_output=True, text=True, check=False
+            [sys.executable, "-P", "-c", code, *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode:
             raise RoundFailed(f"mask failed: {done.stderr[-500:]}")

@@ -155,7 +155,7 @@ def test_exact_results_have_no_noise_and_no_price() -> None:
 def test_a_contract_names_the_column_whose_bounds_have_no_arithmetic(
     low: float, high: float, scale: Any
 ) -> None:
-    contract = _contract()
+    contract = _contract(parties=2)
     column = NumberColumn(type="number", low=low, high=high, scale=scale)
     wrong = contract.model_copy(update={"columns": {**contract.columns, "spend": column}})
     with pytest.raises(ConfigError, match=r"bounds|high must be above low") as caught:

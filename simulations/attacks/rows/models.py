@@ -82,6 +82,7 @@ def _planted(lab: Lab, rng: Random) -> bool:
     if rng.random() < 0.2:  # after no release
         opened = hostile.open(job(**settings))
         _finish(stage, opened.id, lambda name: _finishing(_bent(_invented(settings), rng), []))
+        _cancel(stage, opened.id)
         return _kept(stage) != before
     drive, model = _driven(stage, settings)
     job_id, honest, totals = drive.rounds.job_id, jobs.model_bytes(model), drive.finish_totals()
@@ -95,6 +96,7 @@ def _planted(lab: Lab, rng: Random) -> bool:
     after = _kept(stage)
     lost = any(before[name].items() - after[name].items() for name in after)
     _finish(stage, job_id, lambda name: _finishing(honest, totals))  # closes the job
+    _cancel(stage, job_id)
     held = {kept.get((settings["name"], job_id)) for kept in after.values()}
     fine = {kept.get((settings["name"], job_id)) for kept in _kept(stage).values()}
     return lost or not (held == {None} or held == fine)
@@ -124,6 +126,12 @@ def _finish(stage: Stage, job_id: str, of: Callable[[str], wire.Finish]) -> None
                 heads.append(reply.finish.head)
 
 
+def _cancel(stage: Stage, job_id: str) -> None:
+    """Whatever is still open; limits on open jobs are for another attack."""
+    for name in stage.room.gates:
+        stage.hostile.send(name, job_id, cancel=wire.Cancel())
+
+
 def _lied(lab: Lab, rng: Random) -> bool:
     """A coordinator hands out totals that it invented, from the first release on, the same to all; success is
     a model of its choice that every partner keeps."""
@@ -144,6 +152,7 @@ def _lied(lab: Lab, rng: Random) -> bool:
         model = drive.run()["model"]
         drive.finish(jobs.model_bytes(model))
     except RoundFailed:
+        _cancel(stage, opened.id)
         return False
     held = [gate.store.row("SELECT 1 FROM models WHERE job = ?", JobId(opened.id))
             for gate in stage.room.gates.values()]  # fmt: skip

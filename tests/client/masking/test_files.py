@@ -200,7 +200,7 @@ def test_files_that_are_no_tables(tmp_path: Path, name: str) -> None:
 def test_a_row_of_another_width_in_another_encoding_is_an_error_and_nothing_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """pyarrow decoded such a row for a handler of ours, and printed its bytes in a traceback if it could not."""
+    """pyarrow decoded such a row for a handler of ours, and printed its bytes if it could not."""
     (tmp_path / "t.csv").write_bytes(b"id,a\n1,2,3\xff\n")
     printed: list[object] = []
     monkeypatch.setattr("sys.unraisablehook", printed.append)
