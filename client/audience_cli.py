@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from client.home import Home
 from privacy.errors import ConfigError
 from protos import console
+
+if TYPE_CHECKING:
+    from client.frozen import Epoch
 
 audience_app = console.new_app("Audiences of your own, which lists are made from.")
 
@@ -110,6 +113,38 @@ def refresh(home: HomeOption = HERE) -> None:
         console.say("nothing is due")
     if not all(each.frozen for each in results):
         raise typer.Exit(1)
+
+
+@audience_app.command()
+def lost(
+    name: Annotated[str | None, typer.Argument(help="of this audience only")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="end them without asking")] = False,
+    home: HomeOption = HERE,
+) -> None:
+    """End epochs whose files cannot be opened any more, as after the loss of the storage key."""
+    from client import freezing
+    from client import lost as losses
+
+    def confirm(found: list[Epoch]) -> bool:
+        for e in found:
+            console.say(
+                "{}, epoch {}: cannot be opened; {} people, used {} of {} times",
+                e.audience, e.number, e.people, e.used, e.uses,
+            )  # fmt: skip
+        console.say(
+            "what they were used for counts against everybody until the period is over; it cannot be undone"
+        )
+        return yes or typer.confirm("End them?")
+
+    with freezing.owner(Home(home)) as at:
+        if not losses.found(at, name):
+            console.say("every epoch of this period can be opened")
+            return
+        ended = losses.end(at, confirm, name)
+    if not ended:
+        console.say("nothing was ended")
+        raise typer.Exit(1)
+    console.say("{} epoch(s) ended, as the journal says; freeze again", len(ended))
 
 
 def _day(seconds: float) -> str:

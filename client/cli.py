@@ -85,9 +85,8 @@ def sign(
     for line in lines(terms):
         typer.echo(line)
     if not fingerprints_confirmed:
-        typer.confirm(
-            "Did you compare these fingerprints with each party by telephone or in person?",
-            abort=True,
+        console.agree(
+            "Did you compare these fingerprints with each party by telephone or in person?"
         )
     signed = setup.sign(partner, contract, now, agreed=terms.digest())
     missing = signed.unsigned()
@@ -97,12 +96,22 @@ def sign(
 @app.command()
 def check(
     contract: Annotated[Path, typer.Argument(help="alliance.toml, signed by everyone")],
+    replace: Annotated[
+        bool, typer.Option("--replace", help="in place of another contract; do not ask")
+    ] = False,
     home: HomeOption = HERE,
 ) -> None:
-    """Check a contract's terms and signatures, and install it."""
-    from client import setup
+    """Check a contract's terms and signatures, and install it; asks before it replaces another."""
+    from client import replacing, setup
 
-    installed = setup.install(Home(home), contract)
+    partner, now = Home(home), datetime.now(UTC)
+    wanted = setup.checked(partner, contract, now)
+    changes = replacing.standing(partner, wanted)
+    for line in changes:
+        console.say("{}", line)
+    if changes and not replace:
+        console.agree("Install it in the place of the other?")
+    installed = setup.install(partner, contract, now, agreed=wanted.digest())
     console.say(
         "{} is valid until {}, signed by {} parties; installed",
         installed.name, f"{installed.expires:%Y-%m-%d}", len(installed.signatures),
@@ -241,14 +250,12 @@ def score(
 ) -> None:
     """Score this partner's own customers with a delivered model. Nothing leaves."""
     from client import sheets
-    from client.home import check_output
     from client.offline import owner
     from client.table import read
     from protos.files import new_private
 
     partner = Home(home)
     partner.check_output(out)
-    check_output(out)
     with owner(partner, started=True) as found:
         contract, held = found.contract, found.models.find(model, unverified=True)
     columns = contract.declared_columns()

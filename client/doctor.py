@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from client import admission, renewal
-from client.callhead import conflicts, held_head
+from client.callhead import held_head, noted
 from client.home import Home
-from client.storage_key import SEALED
-from privacy.errors import TallystickError
+from client.storage_key import SEALED, left_over, warning
+from privacy.errors import ConfigError, TallystickError
 from privacy.matching import fast
 from privacy.matching.engine import available
 from protos.alliance import Contract
@@ -37,8 +37,14 @@ def examine(home: Home) -> list[Finding]:
 
 
 def _findings(home: Home) -> Iterator[Finding]:
-    yield _try("partner.toml", lambda: f"{home.config().name}")
-    yield _try("folders", lambda: _folders(home))
+    folders = _try("folders", lambda: _folders(home))
+    yield folders
+    if not folders.good:
+        return  # whoever can write there says what would be looked at, and run
+    settings = _try("partner.toml", lambda: f"{home.config().name}")
+    yield settings
+    if not settings.good:
+        return
     yield _try("keys", lambda: "readable by you only" if home.identity() else "")
     yield _try("storage key", lambda: _storage(home))
     contract: Contract | None = None
@@ -75,7 +81,10 @@ def _folders(home: Home) -> str:
 
 def _storage(home: Home) -> str:
     """Where the storage key lies; opened only where nobody is asked for it."""
-    how = home.config().keys.storage
+    keys = home.config().keys
+    how, left = keys.storage, left_over(home.keys, keys)
+    if left:
+        raise ConfigError(f"keys.storage = {how!r}", warning(left))
     if how == "passphrase":
         read_private(home.keys / SEALED)
         return "sealed under a passphrase"
@@ -123,17 +132,13 @@ def _calls(home: Home, contract: Contract) -> Iterator[Finding]:
             def rows(query: str) -> list[tuple[object, ...]]:
                 return list(database.execute(query))
 
-            held, wrong = held_head(rows, contract), conflicts(rows, contract)
+            held, wrong = held_head(rows, contract), noted(rows, contract)
     except sqlite3.Error:  # of an earlier version: nothing was held yet
         return
-    for before, after in wrong:
-        text = (
-            f"was cut, rewritten or restored: {before.is_of} is signed, and later {after.is_of}; ask the"
-            " coordinator what its `doctor` says. This partner's journal holds the first"
-        )
-        yield Finding(subject, False, text)
+    for each in wrong:
+        yield Finding(subject, False, each.told())
     if held is not None and not wrong:
-        yield Finding(subject, True, f"signed up to {held.is_of}")
+        yield Finding(subject, True, f"signed up to {held.head.is_of}")
 
 
 def _matching(engine: str) -> Finding:

@@ -6,6 +6,7 @@ few people only. What is then confirmed is there whole, or not at all.
 
     exact results that a person was in     those of every epoch of the period that he is in, and those that
                                            an epoch that still serves may yet be used for
+    results of an epoch that was lost      count against everybody, as nobody knows who was in it
     tags                                   64 keyed bits of each person's key, kept for the period: what
                                            differences and counts are computed from
 
@@ -30,12 +31,13 @@ from client.frozen import Epoch
 from client.home import AudienceRule, Home
 from client.offline import owner as owner
 from client.table import Report
-from privacy.errors import ConfigError, TallystickError
+from privacy.errors import ConfigError, Refused, TallystickError
 from privacy.matching.deck import Deck
 from privacy.matching.storage import Spool
 from privacy.programs import rules
 from protos.alliance import Matching
 from protos.files import open_private, own_folder
+from protos.refusal import Code
 
 DAY = 86_400.0
 KEPT = 2
@@ -56,7 +58,8 @@ class Difference:
 @dataclass(frozen=True)
 class Found:
     """What the owner is shown. ``last``: against the audience's last epoch; ``close``: epochs from which
-    this one differs by fewer people than the smallest cohort. ``identifiers``: distinct ones, by kind."""
+    this one differs by fewer people than the smallest cohort. ``identifiers``: distinct ones, by kind.
+    ``lost``: epochs of the period that it could not be compared with."""
 
     audience: str
     epoch: int
@@ -69,6 +72,7 @@ class Found:
     until: float
     limit: int
     rule: str | None
+    lost: int = 0
 
     @property
     def changed(self) -> int:
@@ -92,6 +96,11 @@ class Found:
         if self.last:
             said.append(
                 f"since epoch {self.last.epoch}: {self.last.came} came, {self.last.gone} went"
+            )
+        if self.lost:
+            said.append(
+                f"WARNING: {self.lost} epoch(s) of this period are lost: who came or went since cannot be"
+                " said, and their exact results count against everybody"
             )
         said += [
             f"WARNING: differs from {other.audience}, epoch {other.epoch}, by {other.came + other.gone}"
@@ -124,7 +133,7 @@ def freeze(at: Context, name: str, confirm: Callable[[Found], bool]) -> Found | 
         last = frozen.newest(at.store, name)
         number = last.number + 1 if last else 1
         exposed = _exposed(at, name)
-        over = _over(at, exposed, rule.uses)
+        over = _over(at, name, exposed, rule.uses)
         members = Members(frozen.tagger(at.home), without=over)
         wanted = Wanted.select(at.contract, at.models, rule.rule, kinds, members=members)
         wanted.check(at.config.data)
@@ -226,7 +235,7 @@ def prune(at: Context) -> None:
         newest[each.audience] = max(newest.get(each.audience, 0), each.number)
     for each in frozen.epochs(at.store):
         folder = frozen.folder_of(at.home, each.audience, each.number)
-        if each.until <= since:
+        if each.until <= since or each.lost:
             shutil.rmtree(folder, ignore_errors=True)
         elif each.number <= newest[each.audience] - KEPT and folder.is_dir():
             with frozen.spool_of(
@@ -297,9 +306,12 @@ def _found(
     tags = audience.tags()
     spool.discard("tags")
     spool.log("tags").append(tags.tobytes())
-    last, close = None, []
+    last, close, lost = None, [], 0
     for other in frozen.epochs(at.store):
         if other.until <= at.ledger.since():
+            continue
+        if other.lost:
+            lost += 1
             continue
         difference = _difference(tags, _tags(at, other), other)
         if other.audience == name and other.number == number - 1:
@@ -309,7 +321,7 @@ def _found(
     until = at.ledger.now() + rule.valid_days * DAY
     return Found(
         name, number, audience.people, audience.left_out, distinct, last, tuple(close), rule.uses,
-        until, at.config.limits.exact_disclosures, rule.rule,
+        until, at.config.limits.exact_disclosures, rule.rule, lost,
     )  # fmt: skip
 
 
@@ -328,8 +340,23 @@ def _difference(tags: Tags, theirs: Tags, other: Epoch) -> Difference:
 
 
 def _tags(at: Context, each: Epoch) -> Tags:
+    try:
+        return tags_of(at, each)
+    except Refused:
+        raise ConfigError(
+            f"audiences.{each.audience}",
+            f"the files of epoch {each.number} are gone, or were sealed with another storage key. Put them"
+            " back, or end what is lost with `tallystick-partner audience lost`",
+        ) from None
+
+
+def tags_of(at: Context, each: Epoch) -> Tags:
+    """Who is in an epoch. Raises Refused(STORAGE) where that cannot be read."""
     with frozen.opened(at, each) as audience:
-        return audience.tags()
+        tags = audience.tags()
+    if len(tags) != each.people:
+        raise Refused(Code.STORAGE, "the files of an epoch are not whole")
+    return tags
 
 
 def _exposed(at: Context, name: str) -> dict[tuple[str, int], int]:
@@ -359,19 +386,30 @@ def _exposed(at: Context, name: str) -> dict[tuple[str, int], int]:
     return found
 
 
-def _over(at: Context, exposed: dict[tuple[str, int], int], uses: int) -> Tags:
-    """Who would be in more exact results than the owner allows, sorted."""
+def _over(at: Context, name: str, exposed: dict[tuple[str, int], int], uses: int) -> Tags:
+    """Who would be in more exact results than the owner allows, sorted. Whoever is not known to have been in
+    an epoch that was lost may have been. Raises ConfigError where that leaves nobody."""
+    limit, everybody = at.config.limits.exact_disclosures, 0
     tags, counts = np.empty(0, np.uint64), np.empty(0, np.int64)
-    for (name, number), count in exposed.items():
-        each = frozen.epoch(at.store, name, number)
+    for (audience, number), count in exposed.items():
+        each = frozen.epoch(at.store, audience, number)
         if each is None or not count:
+            continue
+        if each.lost:
+            everybody += count
             continue
         theirs = _tags(at, each)
         tags, place = np.unique(np.concatenate([tags, theirs]), return_inverse=True)
         added = np.concatenate([counts, np.full(len(theirs), count, np.int64)])
         counts = np.zeros(len(tags), np.int64)
         np.add.at(counts, place, added)
-    over: Tags = tags[counts + uses > at.config.limits.exact_disclosures]
+    if everybody + uses > limit:
+        raise ConfigError(
+            f"audiences.{name}.uses",
+            f"epochs that are lost were in {everybody} exact result(s) of this period, which count against"
+            f" everybody: at most {max(0, limit - everybody)} are left of limits.exact_disclosures, {limit}",
+        )
+    over: Tags = tags[counts + everybody + uses > limit]
     return over
 
 

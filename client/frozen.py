@@ -9,6 +9,9 @@ and a question with somebody else's predicate cannot be asked. Whether an epoch 
 its count of uses and ``partner.toml``: public facts, judged when a job is opened and again with the charge.
 Only the newest epoch of an audience serves; an older one does through a cache that was made of it.
 
+An epoch whose files cannot be opened any more (a lost storage key, a lost disk) is ended by its owner: it
+serves nobody, and what it was used for counts against everybody (:mod:`client.lost`).
+
 Not handled: two epochs differ by those who came and went, and whoever gets lists from both sees who that
 is. The owner is shown how many they are before freezing (:mod:`client.freezing`).
 """
@@ -42,7 +45,8 @@ _FIELDS = "audience, epoch, time, until, people, uses, used, definition, commitm
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch of an audience. Times in seconds since the epoch; ``uses``: exact disclosures it is for."""
+    """One epoch of an audience. Times in seconds since the epoch; ``uses``: exact disclosures it is for;
+    ``lost``: who was in it cannot be known any more."""
 
     audience: str
     number: int
@@ -54,6 +58,7 @@ class Epoch:
     rule: str | None
     identifiers: tuple[str, ...]
     commitment: bytes
+    lost: bool = False
 
 
 def check(at: Context, job: Job) -> None:
@@ -162,12 +167,22 @@ def keep(store: Store, made: Epoch) -> None:
     )  # fmt: skip
 
 
+def end_lost(store: Store, found: Epoch, now: float) -> None:
+    """Write down that an epoch is lost, inside the caller's transaction: from now on it serves nobody."""
+    definition = json.dumps({"rule": found.rule, "identifiers": found.identifiers, "lost": True})
+    store.execute(
+        "UPDATE epochs SET uses = used, until = MIN(until, ?), definition = ?"
+        " WHERE audience = ? AND epoch = ?",
+        now, definition.encode(), found.audience, found.number,
+    )  # fmt: skip
+
+
 def _epoch(row: tuple[Any, ...]) -> Epoch:
     audience, number, time, until, people, uses, used, definition, commitment = row
     plain = json.loads(bytes(definition))
     return Epoch(
         str(audience), int(number), float(time), float(until), int(people), int(uses), int(used),
-        plain["rule"], tuple(plain["identifiers"]), bytes(commitment),
+        plain["rule"], tuple(plain["identifiers"]), bytes(commitment), bool(plain.get("lost")),
     )  # fmt: skip
 
 

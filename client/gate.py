@@ -312,7 +312,9 @@ class Gate:
         if job_id != jobs.job_id(self.digest, spec, salt) or len(salt) != 16:
             raise Refused(Code.MALFORMED, "the job's id does not belong to its specification")
         self.heads.note(request.hello.heads)
-        if self.store.row("SELECT 1 FROM jobs WHERE id = ?", job_id) is None:
+        if self.store.row("SELECT 1 FROM jobs WHERE id = ?", job_id) is not None:
+            calls = self.calls.held()  # a job brings one head of the call log, when it is opened
+        else:
             try:
                 job = jobs.from_canonical(spec)
             except ConfigError as error:
@@ -325,12 +327,13 @@ class Gate:
             self.bounds.job()
             now = self.clock()
             with self.store.transaction():
+                calls = self.calls.take(request.hello.calls, job_id)
                 self.store.execute(
                     "INSERT INTO jobs VALUES (?, ?, ?, ?, 'open', NULL, NULL)",
                     job_id, spec, now, now,
                 )  # fmt: skip
                 self.store.put_secret(job_id, "spec", self._bound(spec))
-        job, calls = self._job(job_id), self.calls.take(request.hello.calls, job_id)
+        job = self._job(job_id)
         if job.match:
             return wire.ReplyBody(hello=self._own_once(job_id, calls))
         return wire.ReplyBody(hello=self._task(job_id).hello(calls))

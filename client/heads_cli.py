@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,7 @@ from typing import Annotated
 import typer
 
 from client.home import Home
+from privacy.errors import ConfigError
 from protos import console
 
 app = console.new_app("Heads of the other partners' journals, as they signed them; forget one.")
@@ -58,6 +60,7 @@ def repair(
     from protos.repairs import to_text
 
     now = datetime.now(UTC)
+    Home(home).check_output(out)
     with owner(Home(home), started=True) as at:
         made = repairing.begin(at, party, reason, now, days)
         _agree(
@@ -73,17 +76,23 @@ def sign(file: RepairFile, yes: Yes = False, home: HomeOption = HERE) -> None:
     """Show a repair that another partner began, and sign it in place."""
     from client import repair as repairing
     from client.offline import owner
-    from protos.files import write_private
+    from protos.files import locked, write_private
     from protos.repairs import load, to_text
 
-    now, read = datetime.now(UTC), load(file)
+    now = datetime.now(UTC)
+    read = load(file, now)
+    Home(home).check_output(file)
     with owner(Home(home)) as at:
         read.missing(at.contract)  # of another contract, or changed: before it is shown as signed
         _agree(
             [*read.told(), repairing.here(at, read)], yes, "Sign that every gate forgets this head?"
         )
-        signed = repairing.sign(at, read, now)
-        write_private(file, to_text(signed).encode())
+        with locked(file):
+            again = load(file, now)  # another partner may have signed it while this one read
+            if again.body() != read.body():
+                raise ConfigError(str(file), "was changed while it was shown; nothing was signed")
+            signed = repairing.sign(at, again, now)
+            write_private(file, to_text(signed).encode())
         _next(signed.missing(at.contract), file)
 
 
@@ -94,7 +103,8 @@ def apply(file: RepairFile, yes: Yes = False, home: HomeOption = HERE) -> None:
     from client.offline import owner
     from protos.repairs import load
 
-    now, read = datetime.now(UTC), load(file)
+    now = datetime.now(UTC)
+    read = load(file, now)
     with owner(Home(home), started=True) as at:
         read.check(at.contract, now)
         _agree([*read.told(), repairing.here(at, read)], yes, "Forget this head here?")
@@ -105,11 +115,31 @@ def apply(file: RepairFile, yes: Yes = False, home: HomeOption = HERE) -> None:
     )  # fmt: skip
 
 
+@app.command()
+def forget_calls(yes: Yes = False, home: HomeOption = HERE) -> None:
+    """Forget what is held of the coordinator's call log and what did not fit it; it is journalled."""
+    from client.callhead import CallHeads, held_head, noted
+    from client.offline import owner
+
+    with owner(Home(home), started=True) as at:
+        calls = CallHeads(at.store, at.journal, at.contract, time.time)
+        held = held_head(at.store.rows, at.contract)
+        told = [each.told() for each in noted(at.store.rows, at.contract)]
+        if held is not None:
+            told.append(f"is signed up to {held.head.is_of}: the proof of that goes")
+        _agree(
+            [f"the coordinator's call log: {text}" for text in told],
+            yes,
+            "Forget all of this here?",
+        )
+        console.say("forgotten: {}", calls.forget())
+
+
 def _agree(lines: list[str], yes: bool, question: str) -> None:
     for line in lines:
         console.say("{}", line)
     if not yes:
-        typer.confirm(question, abort=True)
+        console.agree(question)
 
 
 def _next(missing: list[str], file: Path) -> None:

@@ -27,7 +27,8 @@ from privacy.errors import ConfigError
 from privacy.identifiers import HOME_REGION
 from protos import alliance
 from protos.alliance import Contract, IdentifierKind, Kind
-from protos.files import check_folder, own_folder, read_private, same_file
+from protos.files import check_folder, own_folder, read_private
+from protos.places import PARTNER, check_output, check_within
 from protos.toml import Strict, build, read_toml
 
 
@@ -153,16 +154,19 @@ class Home:
         self._storage: bytes | None = None
 
     def config(self) -> PartnerConfig:
-        """Parsed ``partner.toml``."""
-        return build(PartnerConfig, read_toml(self.config_file))
+        """Parsed ``partner.toml``, which names a table and may name a program: believed only where nobody
+        else can have written it, or what lies beside it (:meth:`check`)."""
+        self.check()
+        return build(PartnerConfig, read_toml(self.config_file, own=True), str(self.config_file))
 
     def contract(self, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Contract:
         """The installed contract, valid and signed by everyone."""
+        self.check()
         if not self.contract_file.exists():
             raise ConfigError(
                 str(self.contract_file), "no contract is installed; run `check alliance.toml`"
             )
-        return alliance.load_signed(self.contract_file, now())
+        return alliance.load_signed(self.contract_file, now(), own=True)
 
     def identity(self) -> Ed25519PrivateKey:
         """The Ed25519 identity key."""
@@ -222,38 +226,14 @@ class Home:
             if folder.exists() or folder.is_symlink():
                 check_folder(folder)
 
-    def check_output(self, path: Path) -> None:
+    def check_output(self, path: Path, *, changes: bool = False) -> None:
         """Raises ConfigError for an output among this partner's keys and state, or in the place of its
-        configuration, its contract or its table."""
-        where = path.parent.resolve() / path.name
-        for folder in (self.keys, self.state):
-            if where.is_relative_to(folder.resolve()):
-                raise ConfigError(str(path), f"lies in {folder}, which is the partner's own")
-        for taken in (self.config_file, self.contract_file, *self._tables()):
-            if where == taken.parent.resolve() / taken.name or same_file(path, taken):
-                raise ConfigError(str(path), "is a file of the partner's own; name another")
-
-    def _tables(self) -> list[Path]:
-        try:
-            data = self.config().data
-        except ConfigError:
-            return []  # a command that needs it says what is wrong
-        return [self.root / data.source] if data and "://" not in data.source else []
+        configuration, its contract or its table, and for one in any other such folder."""
+        check_within(self.root, PARTNER, path, changes=changes)
+        check_output(path, changes=changes)
 
     def prepare(self) -> None:
         """Create the state folders, private to this user."""
         folders = (self.snapshots, self.audiences, self.matches, self.frozen, self.caches)
         for folder in (self.state, *folders):
             own_folder(folder)
-
-
-def check_output(path: Path) -> None:
-    """:meth:`Home.check_output` of the partner whose folder ``path`` lies in, if it lies in one."""
-    inside = path.parent.resolve()
-    for folder in (inside, *inside.parents):
-        try:
-            found = (folder / "partner.toml").is_file()
-        except OSError:
-            continue  # whoever writes there finds out
-        if found:
-            Home(folder).check_output(path)

@@ -208,10 +208,18 @@ class Journal:
     def anchors(self) -> list[wire.Anchor]:
         """Entries 1, 2, 4, ... before the last: by them a restored journal finds how much of it is that which
         was signed."""
-        sequence, _ = self.head()
-        steps = [sequence - (1 << k) for k in range(sequence.bit_length())]
-        found = [(step, self.at(step)) for step in steps if step > 0]
+        with self._store.transaction():
+            sequence, _ = self.head()
+            steps = [sequence - (1 << k) for k in range(sequence.bit_length())]
+            found = [(step, self.at(step)) for step in steps if step > 0]
         return [wire.Anchor(sequence=s, digest=digest) for s, digest in found if digest]
+
+    def last_time(self) -> float:
+        """When the last entry was written, by the clock of then; 0 at the start."""
+        with self._store.transaction():
+            self._sync()
+            found = self._store.row("SELECT time FROM journal WHERE sequence = ?", self._sequence)
+            return float(found[0]) if found else 0.0
 
     def is_open(self, job: str) -> bool:
         """Whether a job was opened here and not closed."""
@@ -357,6 +365,7 @@ class Journal:
             digest = entry.digest()
             before = (
                 self._sequence, self._digest, len(self._charged), dict(self._opened),
+                len(self._restored),
             )  # fmt: skip
             self._store.execute(
                 "INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -367,13 +376,14 @@ class Journal:
             self._store.on_rollback(lambda: self._go_back(*before))
 
     def _go_back(
-        self, sequence: int, digest: bytes, charged: int, opened: dict[str, Charge]
+        self, sequence: int, digest: bytes, charged: int, opened: dict[str, Charge], restored: int
     ) -> None:
         """The transaction that an entry was written in did not stand."""
         if sequence < self._sequence:
             self._sequence, self._digest = sequence, digest
             self._opened = opened
             del self._charged[charged:]
+            del self._restored[restored:]
             self._repaired = {n: head for n, head in self._repaired.items() if n <= sequence}
 
 

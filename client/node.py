@@ -8,9 +8,9 @@ Whoever can reach the link or sits on it may try to end this loop or to fill thi
 app is a message that says that it comes from the link (node 1), is for this node, of the one type, and whose
 objects have the one form that an envelope has (:mod:`protos.carried`): one object is pulled, of bounded size,
 and none is inflated by what its header says. Answers of the link are cut off at a size before they are parsed
-(:mod:`client.responses`). Anything else gets the fixed error, or nothing; it is confirmed, and the loop goes
-on to what is behind it. Nothing here decides who asked: that is for the gate, another process, by the
-signature in the envelope; this one holds no key but the node's.
+and lead to no other address (:mod:`client.responses`). Anything else gets the fixed error, or nothing; it is
+confirmed, and the loop goes on to what is behind it. Nothing here decides who asked: that is for the gate,
+another process, by the signature in the envelope; this one holds no key but the node's.
 
 Flower's code may end this process (a 401 on a heartbeat raises SIGINT; a failed activation exits), by the
 link's word alone: the supervisor starts it again, and the gate does not notice. *Not* handled: a link that
@@ -283,7 +283,7 @@ def _runtime(address: str, interceptor: Any) -> Any:
         [RuntimeVersionHttpInterceptor(component_name="flwr-clientapp"), interceptor],
         retry_invoker=make_simple_http_retry_invoker(),
     )
-    return bounded(client, LARGEST_LOCAL)
+    return bounded(client, LARGEST_LOCAL, proxies=False)
 
 
 def _serve_task(app: ClientApp, client: Any) -> None:

@@ -19,6 +19,7 @@ from privacy.errors import ConfigError, WireError
 from protos import repairs, statements, wire
 from protos.alliance import Contract
 from protos.repairs import Repair
+from protos.statements import JournalHead
 
 
 @dataclass(frozen=True)
@@ -36,25 +37,20 @@ class Held:
 def listed(store: Store, contract: Contract) -> list[Held]:
     """Every head that is held of another partner."""
     rows = store.rows("SELECT party, sequence, digest, time, signed FROM heads ORDER BY party")
-    return [
-        Held(
-            str(party),
-            int(sequence),
-            bytes(digest),
-            int(time),
-            _is_current(contract, party, signed),
-        )
-        for party, sequence, digest, time, signed in rows
-    ]
+    found = []
+    for party, sequence, digest, came, data in rows:
+        said = _said(contract, party, data)
+        time = said.time if said else int(came)
+        found.append(Held(str(party), int(sequence), bytes(digest), time, said is not None))
+    return found
 
 
-def _is_current(contract: Contract, party: str, data: bytes | None) -> bool:
+def _said(contract: Contract, party: str, data: bytes | None) -> JournalHead | None:
     try:
         signed = wire.parse(wire.Signed, bytes(data or b""), statements.LARGEST_HEAD)
-        statements.read_head(contract, party, signed)
+        return statements.read_head(contract, party, signed)
     except WireError:
-        return False
-    return True
+        return None
 
 
 def begin(at: Context, party: str, reason: str, now: datetime, days: int) -> Repair:
@@ -73,10 +69,9 @@ def begin(at: Context, party: str, reason: str, now: datetime, days: int) -> Rep
 
 def sign(at: Context, repair: Repair, now: datetime) -> Repair:
     """A copy with this partner's signature. Raises ConfigError for another contract, a signature that does
-    not fit, or a repair that has expired."""
+    not fit, or a repair that it is not the time for."""
     repair.missing(at.contract)
-    if now >= repair.expires:
-        raise ConfigError("expires", "the repair has expired; make a new one")
+    repair.check_time(now)
     return repair.signed_by(at.me, at.identity, at.contract)
 
 

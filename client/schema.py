@@ -61,9 +61,11 @@ CREATE TABLE carried (
 """
 
 _SINCE = {
-    2: (  # heads of the coordinator's call log, and those that do not fit each other
-        "CREATE TABLE calls (contract BLOB PRIMARY KEY, signed BLOB NOT NULL)",
-        "CREATE TABLE call_conflicts (time REAL NOT NULL, held BLOB NOT NULL, shown BLOB NOT NULL)",
+    2: (  # the head of the coordinator's call log, and those that did not fit it
+        "CREATE TABLE calls (id INTEGER PRIMARY KEY CHECK (id = 1), signed BLOB NOT NULL,"
+        " first_lines INTEGER NOT NULL, first_came REAL NOT NULL)",
+        "CREATE TABLE calls_noted (time REAL NOT NULL, why TEXT NOT NULL, held BLOB NOT NULL,"
+        " shown BLOB NOT NULL)",
     ),
 }
 """What each version adds to the tables of the first."""

@@ -17,7 +17,7 @@ from privacy.errors import ConfigError
 from privacy.randomness import Randomness
 from protos import alliance, joining
 from protos.certificates import pinned_key
-from protos.files import check_folder, own_folder, write_private
+from protos.files import check_folder, locked, new_folder, write_private
 from protos.identity import encode, fingerprint, key_bytes, load_node_key
 from protos.toml import build
 
@@ -65,19 +65,19 @@ def init(root: Path, name: str, randomness: Randomness) -> Home:
         raise ConfigError(str(home.keys), "keys exist already; they are never overwritten")
     if root.exists() or root.is_symlink():
         check_folder(root)  # before anything is put into it
-    own_folder(home.keys)
+    home.prepare()
     node = ec.generate_private_key(ec.SECP384R1())
     tls = ec.generate_private_key(ec.SECP256R1())
-    for file, data in (
-        ("identity.key", randomness(32)),
-        ("storage.key", randomness(32)),
-        ("node.key", _pem(node, serialization.PrivateFormat.OpenSSH)),
-        ("tls.key", _pem(tls, serialization.PrivateFormat.PKCS8)),
-    ):
-        write_private(home.keys / file, data, once=True)
-    if not home.config_file.exists():
-        write_private(home.config_file, TEMPLATE.format(name=name).encode())
-    home.prepare()
+    with new_folder(home.keys) as keys:  # last, so that what failed can be begun again
+        for file, data in (
+            ("identity.key", randomness(32)),
+            ("storage.key", randomness(32)),
+            ("node.key", _pem(node, serialization.PrivateFormat.OpenSSH)),
+            ("tls.key", _pem(tls, serialization.PrivateFormat.PKCS8)),
+        ):
+            write_private(keys / file, data, once=True)
+        if not home.config_file.exists():
+            write_private(home.config_file, TEMPLATE.format(name=name).encode())
     return home
 
 
@@ -106,6 +106,7 @@ def apply(
     inputs: tuple[Path, ...] = (),
 ) -> None:
     """Write the application that answers an invitation, and over none of ``inputs``. Raises ConfigError."""
+    home.check_output(target)
     name = home.config().name
     if invitation.party != name:
         raise ConfigError("party", f"the invitation is for {invitation.party}, this is {name}")
@@ -128,8 +129,7 @@ def apply(
         "residency": residency,
     }
     application = build(joining.Application, said).signed(home.identity(), node, tls)
-    kept = (*inputs, *home.keys.glob("*"), home.config_file, home.contract_file)
-    joining.write(target, application, inputs=kept)
+    joining.write(target, application, inputs=inputs)
 
 
 def _node_key(home: Home) -> ec.EllipticCurvePrivateKey:
@@ -177,6 +177,12 @@ def sign(
     ``agreed``: digest of the terms that were shown; the file may have been replaced while somebody read.
     Raises ConfigError.
     """
+    home.check_output(path, changes=True)
+    with locked(path):
+        return _sign(home, path, now, agreed)
+
+
+def _sign(home: Home, path: Path, now: datetime, agreed: bytes | None) -> alliance.Contract:
     contract = alliance.load(path)
     if agreed is not None and contract.digest() != agreed:
         raise ConfigError(str(path), "was changed while it was shown; nothing was signed")
@@ -191,11 +197,21 @@ def sign(
     return signed
 
 
-def install(home: Home, path: Path, now: datetime | None = None) -> alliance.Contract:
-    """Check a contract that everyone signed, and install it in this partner's folder."""
-    moment = now or datetime.now(UTC)
-    contract = alliance.load_signed(path, moment)
-    check_before_signing(home, contract, moment)
+def checked(home: Home, path: Path, now: datetime) -> alliance.Contract:
+    """A contract that everyone signed and that names this partner's keys. Raises ConfigError."""
+    contract = alliance.load_signed(path, now)
+    check_before_signing(home, contract, now)
+    return contract
+
+
+def install(
+    home: Home, path: Path, now: datetime | None = None, *, agreed: bytes | None = None
+) -> alliance.Contract:
+    """Check a contract that everyone signed, and install it in this partner's folder, in place of another if
+    there is one: who types `check` is asked first. ``agreed``: digest of the one that was shown."""
+    contract = checked(home, path, now or datetime.now(UTC))
+    if agreed is not None and contract.digest() != agreed:
+        raise ConfigError(str(path), "was changed while it was shown; nothing was installed")
     if path.resolve() != home.contract_file.resolve():
         write_private(home.contract_file, alliance.dump(contract).encode())
     return contract

@@ -14,8 +14,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from client.home import Home
-from client.storage_key import CREDENTIALS, KEY_ON_INPUT, PASSPHRASE_FD, PASSPHRASE_FILE
+from client.storage_key import (
+    CREDENTIALS,
+    KEY_ON_INPUT,
+    PASSPHRASE_FD,
+    PASSPHRASE_FILE,
+    left_over,
+    warning,
+)
 from privacy.errors import ConfigError
+from protos import console
 from protos.files import own_folder, write_private
 from protos.supervise import Child, beside, python, run
 
@@ -31,6 +39,9 @@ def start(home: Home, *, stock: bool = False, ready: Callable[[], None] = lambda
     home.prepare()
     _check_socket_length(home.socket)
     key = home.storage_key()
+    left = left_over(home.keys, home.config().keys)
+    if left:
+        console.say("warning: {}", warning(left), err=True)
     for name in (CREDENTIALS, PASSPHRASE_FD, PASSPHRASE_FILE):
         os.environ.pop(name, None)
     command = python("client.service", str(home.root), KEY_ON_INPUT)

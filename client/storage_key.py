@@ -17,7 +17,8 @@ from it by ``keys/storage.check``, which is derived from the key (HKDF, RFC 5869
 no file.
 
 *Not* handled: who can read this process's memory, or the disk that it is swapped to; a passphrase that can be
-guessed; a command that gives the key to whoever runs it.
+guessed; a command that gives the key to whoever runs it, or that others may change by what it reads (the
+program itself must be ours or root's, and its folder and those above).
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from pydantic import Field, model_validator
 from privacy.errors import ConfigError
 from privacy.noisy_sum.masks import derive
 from privacy.randomness import Randomness
-from protos.files import read_private, write_private
+from protos.files import check_folder, read_private, write_private
 from protos.toml import Strict
 
 FILE, SEALED, CHECK = "storage.key", "storage.sealed", "storage.check"
@@ -62,6 +63,8 @@ _HEX = re.compile(rb"\s*([0-9a-fA-F]{64})\s*")
 _HEAD = b"tallystick/v1/storage key\n"
 _SALT, _NONCE = 16, 12
 _LONGEST = 4096
+_MOST_LINKS = 40
+"""From link to link; Linux follows no more."""
 _ENVIRONMENT = ("PATH", "HOME", "LOGNAME", "LANG")
 
 Ask = Callable[[str], str]
@@ -109,6 +112,27 @@ def opened(folder: Path, name: str, keys: Keys, ask: Ask | None = None) -> bytes
             "gives another key than the one that was moved there",
         )
     return key
+
+
+def left_over(folder: Path, keys: Keys) -> list[Path]:
+    """What holds the key beside the form that ``partner.toml`` names: a `keys storage` was killed before it
+    removed what the key came from."""
+    held = {"file": FILE, "passphrase": SEALED}.get(keys.storage)
+    return [
+        folder / name
+        for name in (FILE, SEALED)
+        if name != held and ((folder / name).exists() or (folder / name).is_symlink())
+    ]
+
+
+def warning(left: list[Path]) -> str:
+    """What to say of :func:`left_over`; empty for nothing."""
+    if not left:
+        return ""
+    return (
+        f"the storage key lies in {' and '.join(map(str, left))} too, which partner.toml does not name: type"
+        " the same `keys storage --to` once more, which removes it"
+    )
 
 
 def check_value(key: bytes) -> bytes:
@@ -254,9 +278,15 @@ def _collected(child: subprocess.Popen[bytes]) -> tuple[bytes, int]:
 
 
 def _check_program(path: Path) -> None:
-    """Whoever can write the program gets the key from it. Raises ConfigError."""
+    """Whoever can write the program, or put another in its place, gets the key. Raises ConfigError."""
     try:
         found = path.stat()
+        place = path
+        for _ in range(_MOST_LINKS):  # a link is as good as the folder that it lies in
+            check_folder(place.parent.resolve())
+            if not place.is_symlink():
+                break
+            place = place.parent / place.readlink()
     except OSError as error:
         raise ConfigError(str(path), f"cannot be run: {error.strerror}") from None
     if found.st_uid not in (os.geteuid(), 0) or found.st_mode & 0o022:

@@ -2,8 +2,8 @@
 
 The new form is written, partner.toml says so, and what it gives is compared with the key; only then is what
 held it before overwritten and unlinked. Whatever ends the command in between, one form is there whole and
-partner.toml names it; run again, it removes what was left. The key stays the same, so a gate that runs goes
-on.
+partner.toml names it; `doctor` and `start` tell of what was left beside it, and the same command again
+removes that and does nothing else. The key stays the same, so a gate that runs goes on.
 
 *Not* handled: copies of ``keys/`` that were made before; file systems that do not write in place.
 """
@@ -17,11 +17,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from client import storage_key
-from client.home import Home
+from client.home import Home, PartnerConfig
 from client.storage_key import CHECK, FILE, SEALED, Ask, Keys
 from privacy.errors import ConfigError
 from privacy.randomness import Randomness
-from protos.files import erase, read_private, write_private
+from protos.files import erase, locked, read_private, write_private
 from protos.toml import read_toml
 
 _HEADER = re.compile(r"^\s*\[\s*keys\s*\]\s*(?:#.*)?$")
@@ -40,8 +40,23 @@ def move(
 
     Raises ConfigError, OSError; then the key is where it was.
     """
-    config = home.config()
-    key = storage_key.opened(home.keys, config.name, config.keys, ask)
+    with locked(home.config_file):
+        config = home.config()
+        key = storage_key.opened(home.keys, config.name, config.keys, ask)
+        if to == config.keys and storage_key.left_over(home.keys, to):
+            _sweep(home, to, key)
+        else:
+            _move(home, config, to, key, randomness, ask_new)
+
+
+def _move(
+    home: Home,
+    config: PartnerConfig,
+    to: Keys,
+    key: bytes,
+    randomness: Randomness,
+    ask_new: Ask | None,
+) -> None:
     text = _edited(home, to)  # before anything is written
     secret = None
     if to.storage == "file":
@@ -59,6 +74,23 @@ def move(
             (home.keys / CHECK).unlink(missing_ok=True)
         raise
     _prove(home, home.config().keys, key, secret)  # as the next start will read it
+    _erase_others(home, to)
+
+
+def _sweep(home: Home, to: Keys, key: bytes) -> None:
+    """Remove what a killed command left. Not a file of another key, which may be somebody's last copy."""
+    if (
+        to.storage != "file"
+        and (home.keys / FILE).exists()
+        and read_private(home.keys / FILE) != key
+    ):
+        raise ConfigError(
+            str(home.keys / FILE), f"holds another key than {to.storage!r} gives; move it away"
+        )
+    _erase_others(home, to)
+
+
+def _erase_others(home: Home, to: Keys) -> None:
     held = {"file": FILE, "passphrase": SEALED}.get(to.storage, CHECK)
     for name in {FILE, SEALED, CHECK} - {held}:
         erase(home.keys / name)
@@ -72,7 +104,7 @@ def by_hand(home: Home, to: Keys) -> list[str]:
     if to.storage == "command":
         return [
             *first,
-            f"the command is to print what this prints: od -An -vtx1 {file} | tr -d ' \\n'",
+            f"the command is to print what this prints: od -An -v -w32 -tx1 {file} | tr -d ' '",
         ]
     name = to.storage.removeprefix("credential:")
     sealed = f"/etc/credstore.encrypted/{name}"
@@ -105,7 +137,9 @@ def _prove(home: Home, keys: Keys, key: bytes, secret: str | None) -> None:
 def _edited(home: Home, to: Keys) -> str:
     """partner.toml with other ``[keys]``, its comments and all else as they are. Raises ConfigError."""
     plain = to.model_dump(mode="json", exclude_defaults=True)
-    wanted = {key: value for key, value in read_toml(home.config_file).items() if key != "keys"}
+    wanted = {
+        key: value for key, value in read_toml(home.config_file, own=True).items() if key != "keys"
+    }
     if plain:
         wanted["keys"] = plain
     # A JSON text is a TOML one, and an array stays on a line.

@@ -22,7 +22,7 @@ from client.jobkeys import JobKeys
 from privacy.errors import Refused
 from privacy.randomness import Randomness
 from protos.addresses import JobId
-from protos.files import open_private
+from protos.files import made_private
 from protos.refusal import Code
 
 
@@ -47,9 +47,9 @@ class Store:
         self._depth = 0
         self._undo: list[Callable[[], None]] = []
         with _storage():
-            open_private(
+            made_private(
                 path
-            ).close()  # SQLite would make it as the umask has it; what lies beside it gets its mode
+            )  # SQLite would make it as the umask has it; what lies beside gets its mode
             self._db = sqlite3.connect(
                 path, isolation_level=None, check_same_thread=False, factory=connection
             )

@@ -43,7 +43,7 @@ def _name(text: str) -> str:
 Name = Annotated[str, AfterValidator(_name)]
 """Of a party or a coordinator: it is printed, and becomes a file's name."""
 
-_HOST = re.compile(r"[A-Za-z0-9._-]+|\[?[0-9A-Fa-f:.]+\]?")
+HOST = re.compile(r"[A-Za-z0-9._-]+|\[?[0-9A-Fa-f:.]+\]?")
 """A name or an address. No scheme: gRPC would take "unix:..." for a socket on the partner's machine."""
 
 
@@ -63,7 +63,7 @@ class Coordinator(Strict):
     @classmethod
     def _address(cls, value: str) -> str:
         host, _, port = value.rpartition(":")
-        if len(value) > 300 or not _HOST.fullmatch(host) or not re.fullmatch("[0-9]{1,5}", port):
+        if len(value) > 300 or not HOST.fullmatch(host) or not re.fullmatch("[0-9]{1,5}", port):
             raise ValueError("must be HOST:PORT")
         if not 0 < int(port) < 65536:
             raise ValueError("must be HOST:PORT")
@@ -341,14 +341,14 @@ def _declared(name: str, column: AnyColumn) -> declared.Column:
     return declared.Label(name)
 
 
-def load(path: Path) -> Contract:
-    """Read a contract, signed or not. Raises ConfigError with the key path."""
-    return build(Contract, read_toml(path))
+def load(path: Path, *, own: bool = False) -> Contract:
+    """Read a contract, signed or not. ``own``: as :func:`read_toml`. Raises ConfigError with the key path."""
+    return build(Contract, read_toml(path, own=own), str(path))
 
 
-def load_signed(path: Path, now: datetime) -> Contract:
+def load_signed(path: Path, now: datetime, *, own: bool = False) -> Contract:
     """Read a contract and demand valid terms and every signature."""
-    contract = load(path)
+    contract = load(path, own=own)
     contract.check_terms(now)
     contract.check_signatures()
     return contract

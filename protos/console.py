@@ -95,6 +95,13 @@ def say(text: str, *foreign: object, err: bool = False) -> None:
     typer.echo(text.format(*map(shown, foreign)), err=err)
 
 
+def agree(question: str) -> None:
+    """Ask, and end the command with exit code 1 where the answer is no."""
+    if not typer.confirm(question):
+        typer.echo("not agreed; nothing was done", err=True)
+        raise typer.Exit(1)
+
+
 def json_text(value: Any) -> str:
     """JSON for people and programs: the same value when read, but harmless to a terminal."""
     text = json.dumps(value, indent=2, ensure_ascii=False)

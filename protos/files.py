@@ -8,37 +8,45 @@ that could be known before:
             (``O_EXCL | O_NOFOLLOW``), in the folder of the target and relative to its descriptor; mode 0600;
             synced; given its name in one step; then looked at again: it must be the file that was written
     read    a key: no link, a regular file, ours or root's, nobody else's to read or to write, of bounded
-            size; opened before it is looked at
+            size; opened before it is looked at. What decides (partner.toml, a contract in use): the same,
+            but others may read it
+    change  what is read, changed and written again: one command at a time (:func:`locked`)
     spool   a file without a name from its first byte on
     keep    a file that stays and grows (a log, a lock): no link, regular, ours alone, of one name
     erase   a key: overwritten in place, synced, unlinked
-    folder  0700, ours; not one that others can write into
+    folder  0700, ours; not one that others can write into; one of keys is there whole or not at all
 
 A target that is a link is replaced, not followed. An output that is an input of the same command is refused
 (``inputs``), by device and inode, whatever it is called. What a killed process leaves is at most a file under
 a random name (``.NAME.RANDOM.new``), where the system has no ``O_TMPFILE``.
 
 *Not* handled: an administrator of the machine; file systems that ignore modes, or that write elsewhere than
-in place (copy on write, wear levelling: what was erased may stand there); somebody who may rename the
-folders above (:func:`check_folder` refuses those that others own or write, up to the root).
+in place (copy on write, wear levelling: what was erased may stand there), or that know no locks; somebody
+who may rename the folders above (:func:`check_folder` refuses those that others own or write, up to the
+root).
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import grp
 import os
 import pwd
 import secrets
 import stat
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from io import BufferedRandom
+from io import BufferedRandom, BufferedReader
 from pathlib import Path
 
 from privacy.errors import ConfigError
 
 LARGEST_KEY = 64 << 10
 """Bytes of a file that is read as a key."""
+PATIENCE = 10.0
+"""Seconds for another command that changes the same file."""
 _NEW = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -89,17 +97,8 @@ def read_private(path: Path, limit: int = LARGEST_KEY, *, by_manager: bool = Fal
     ``by_manager``: put there for us by the service manager. systemd gives a file of root's to a user by an
     access list, whose mask stands where the group's bits are: what is root's may have those of reading.
     """
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise ConfigError(str(path), "key file is not there") from None
-    except OSError as error:
-        reason = "is a link" if path.is_symlink() else (error.strerror or type(error).__name__)
-        raise ConfigError(str(path), f"key file cannot be read: {reason}") from None
-    with os.fdopen(handle, "rb") as file:
+    with _opened(path, "key file") as file:
         found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise ConfigError(str(path), "is not a regular file")
         if found.st_uid not in (os.geteuid(), 0):
             raise ConfigError(
                 str(path), "key file belongs to another user, who knows it; make a new key"
@@ -113,6 +112,74 @@ def read_private(path: Path, limit: int = LARGEST_KEY, *, by_manager: bool = Fal
     return data
 
 
+def read_own(path: Path, limit: int) -> bytes:
+    """The bytes of a file that decides what is done in our name: others may read it, but only we or root can
+    have written it. Of a file of more than ``limit`` bytes one more than that. Raises ConfigError."""
+    with _opened(path, "file") as file:
+        found = os.fstat(file.fileno())
+        theirs = found.st_uid not in (os.geteuid(), 0)
+        if theirs or _is_shared(found):
+            what = "belongs to another user" if theirs else "can be written by other users"
+            raise ConfigError(
+                str(path),
+                f"{what}: nothing in it is believed; read it, then make it yours, chmod go-w",
+            )
+        return file.read(limit + 1)
+
+
+@contextmanager
+def _opened(path: Path, what: str) -> Iterator[BufferedReader]:
+    """A regular file, no link, and nobody is held up by a pipe. Raises ConfigError."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise ConfigError(str(path), f"{what} not found") from None
+    except OSError as error:
+        reason = "is a link" if path.is_symlink() else (error.strerror or type(error).__name__)
+        raise ConfigError(str(path), f"{what} cannot be read: {reason}") from None
+    try:
+        is_regular = stat.S_ISREG(os.fstat(handle).st_mode)
+        if not is_regular:
+            raise ConfigError(str(path), "is not a regular file")
+    except BaseException:
+        os.close(handle)
+        raise
+    with os.fdopen(handle, "rb") as file:
+        yield file
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """The body reads ``path``, changes it and writes it again: one process, and one thread, at a time.
+
+    What is locked is its folder, as the file itself is replaced; so no body locks two files of one folder.
+    Raises ConfigError where another holds it for too long, which anybody can who may read the folder.
+    """
+    folder = os.open(path.parent, _FOLDER)
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while not _is_locked(folder):
+            if time.monotonic() > deadline:
+                raise ConfigError(
+                    str(path), "is being changed by another command; try again when that has ended"
+                )
+            time.sleep(0.02)
+        yield
+    finally:
+        os.close(folder)  # and the lock is gone
+
+
+def _is_locked(folder: int) -> bool:
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:  # as without it: some file systems of a network lock no folders
+        if error.errno not in (errno.EBADF, errno.ENOLCK, errno.ENOTSUP, errno.EINVAL):
+            raise
+    return True
+
+
 def open_private(path: Path, *, append: bool = False) -> BufferedRandom:
     """A file of ours that stays: made if it is not there, for reading and writing from its start, or only
     behind its end. Raises ConfigError where somebody else made it or can write it, OSError for what the
@@ -122,18 +189,33 @@ def open_private(path: Path, *, append: bool = False) -> BufferedRandom:
     file = os.fdopen(handle, "r+b")
     try:
         found = os.fstat(handle)
-        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
-            raise ConfigError(str(path), "is not a file of its own: a link, or no regular file")
-        if found.st_uid != os.geteuid() or found.st_mode & 0o022:
-            raise ConfigError(
-                str(path), "is another user's, or can be written by others; remove it"
-            )
+        _check_own_file(path, found)
         if found.st_mode & 0o077:
             os.fchmod(handle, 0o600)
     except BaseException:
         file.close()
         raise
     return file
+
+
+def made_private(path: Path) -> None:
+    """An empty file of ours if there is none yet, for a library that opens it by its name. What is there is
+    looked at without being opened: a database's locks are its process's, and go with the first descriptor of
+    it that is closed (POSIX; SQLite, "How to corrupt", 2.2). Raises as :func:`open_private`."""
+    try:
+        os.close(os.open(path, os.O_RDWR | _NEW, 0o600))
+    except FileExistsError:
+        found = path.lstat()
+        _check_own_file(path, found)
+        if found.st_mode & 0o077:
+            path.chmod(0o600)
+
+
+def _check_own_file(path: Path, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+        raise ConfigError(str(path), "is not a file of its own: a link, or no regular file")
+    if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise ConfigError(str(path), "is another user's, or can be written by others; remove it")
 
 
 def erase(path: Path) -> None:
@@ -176,6 +258,24 @@ def own_folder(path: Path) -> Path:
     check_folder(path)
     path.chmod(0o700)
     return path
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder of files, to be filled under a random name, that is ``path`` after the body, or not there at
+    all: what a failed command made is overwritten and removed. Raises ConfigError if ``path`` is there."""
+    temporary = own_folder(path.parent / _random_name(path.name))
+    try:
+        yield temporary
+        if path.exists() or path.is_symlink():
+            raise ConfigError(str(path), "is there already; it is never overwritten")
+        temporary.rename(path)
+    except BaseException:
+        with suppress(OSError):
+            for file in temporary.iterdir():
+                erase(file)
+            temporary.rmdir()
+        raise
 
 
 def check_folder(path: Path) -> None:

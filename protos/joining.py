@@ -25,6 +25,7 @@ from protos import identity
 from protos.alliance import Coordinator, Name, to_toml
 from protos.files import write_private
 from protos.identity import LONGEST_BASE64, LONGEST_CERTIFICATE, LONGEST_NODE_KEY
+from protos.places import check_output
 from protos.toml import Strict, build, canonical, read_toml
 
 
@@ -139,26 +140,28 @@ def _check_proof(
         raise ConfigError(path, "does not fit: whoever made this does not hold the key") from None
 
 
-def load_invitation(path: Path) -> Invitation:
-    """Read an invitation. Raises ConfigError."""
-    invitation = build(Invitation, read_toml(path))
+def load_invitation(path: Path, *, own: bool = False) -> Invitation:
+    """Read an invitation; ``own``: one that we wrote. Raises ConfigError."""
+    invitation = build(Invitation, read_toml(path, own=own), str(path))
     identity.decode_key(invitation.coordinator.identity, "coordinator.identity")
     invitation.authority()
     return invitation
 
 
-def parse_application(data: dict[str, Any]) -> Application:
+def parse_application(data: dict[str, Any], where: str = "") -> Application:
     """An application from what its file holds, its keys proved. Raises ConfigError."""
-    application = build(Application, data)
+    application = build(Application, data, where)
     application.check()
     return application
 
 
 def load_application(path: Path) -> Application:
     """Read an application and check its proofs. Raises ConfigError."""
-    return parse_application(read_toml(path))
+    return parse_application(read_toml(path), str(path))
 
 
 def write(path: Path, model: Strict, *, inputs: tuple[Path, ...] = ()) -> None:
-    """Write as TOML, for the owner's eyes until it is sent. ``inputs``: files that must not be lost."""
+    """Write as TOML where the owner said, for the owner's eyes until it is sent. ``inputs``: files that must
+    not be lost. Raises ConfigError for a place among what is a partner's or a coordinator's own."""
+    check_output(path)
     write_private(path, to_toml(model).encode(), inputs=inputs)

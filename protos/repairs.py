@@ -9,7 +9,8 @@ but the one concerned sign this file, each having seen what it names, and each g
                    this file, and the one that was forgotten is never taken again
     all others     K - 1 signatures under this contract's keys: c colluding partners and the coordinator can
                    make none
-    a time         it can be applied until it expires; what was applied stays
+    a time         it is read, signed and applied from a day before it says that it was made until it expires;
+                   what was applied stays
 
 What is lost with it: until the party's next head is stated, a gate holds none of it, and a backup that the
 party puts back in that time is not found. Not handled: whether the signers looked.
@@ -34,6 +35,8 @@ from protos.toml import Strict, build, canonical, loads_json, read_toml
 DOMAIN = b"tallystick/v1/repair"
 LONGEST_REASON = 400
 LONGEST_LIFE = timedelta(days=90)
+CLOCKS = timedelta(days=1)
+"""By how much the clocks of two partners may differ."""
 _Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -112,13 +115,26 @@ class Repair(Strict):
                 ) from None
         return [name for name in wanted if name not in self.signatures]
 
+    def check_time(self, now: datetime) -> None:
+        """Raises ConfigError if it has expired, or says that it is yet to be made: dated far ahead, it could
+        be applied for much longer than a repair lives."""
+        if self.made - now > CLOCKS:
+            raise ConfigError(
+                "made",
+                f"is in the future, {self.made:%Y-%m-%d %H:%M} UTC: is this machine's clock right?",
+            )
+        if now >= self.expires:
+            raise ConfigError(
+                "expires",
+                f"the repair expired on {self.expires:%Y-%m-%d %H:%M} UTC; make a new one",
+            )
+
     def check(self, contract: Contract, now: datetime) -> None:
-        """Raises ConfigError unless all others signed this, under this contract, and it has not expired."""
+        """Raises ConfigError unless all others signed this, under this contract, and it is its time."""
         missing = self.missing(contract)
         if missing:
             raise ConfigError("signatures", f"not signed yet by {', '.join(missing)}")
-        if now >= self.expires:
-            raise ConfigError("expires", f"the repair expired on {self.expires:%Y-%m-%d %H:%M} UTC")
+        self.check_time(now)
 
     def kept(self) -> bytes:
         """The file with its signatures as a journal keeps it."""
@@ -150,9 +166,11 @@ def forget(
     return build(Repair, plain)
 
 
-def load(path: Path) -> Repair:
-    """Read a repair, signed or not. Raises ConfigError."""
-    return build(Repair, read_toml(path))
+def load(path: Path, now: datetime) -> Repair:
+    """Read a repair, signed or not. Raises ConfigError, also for one that it is not the time for."""
+    read = build(Repair, read_toml(path))
+    read.check_time(now)
+    return read
 
 
 def from_kept(data: bytes) -> Repair:

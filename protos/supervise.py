@@ -30,13 +30,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from protos.files import open_private
+from privacy.errors import TallystickError
+from protos.files import open_private, write_private
 
 log = logging.getLogger("tallystick.supervise")
 
 LONGEST_PAUSE = 10.0
 HEALTHY_AFTER = 20.0
 STOP_PATIENCE = 8.0
+LARGEST_LOG = 8 << 20
+"""Bytes of a child's log; then its end is kept beside it, in ``.1``, and it begins anew."""
 
 
 def python(module: str, *arguments: str) -> list[str]:
@@ -102,9 +105,22 @@ class Child:
         """Is it alive?"""
         return self.process is not None and self.process.poll() is None
 
+    def _shorten_log(self) -> None:
+        """Keep the log's last part beside it and begin anew, under a child that goes on: it appends."""
+        with contextlib.suppress(OSError, TallystickError):
+            size = self.log.stat(follow_symlinks=False).st_size
+            if size <= LARGEST_LOG:
+                return
+            with open_private(self.log) as file:
+                file.seek(-LARGEST_LOG, os.SEEK_END)
+                with contextlib.suppress(OSError):  # no room: then there will be
+                    write_private(self.log.with_name(f"{self.log.name}.1"), file.read(LARGEST_LOG))
+                file.truncate(0)
+
     def tend(self) -> None:
         """Start it, or start it again once its pause is over."""
         now = time.monotonic()
+        self._shorten_log()
         if self.running():
             if now - self.started > HEALTHY_AFTER:
                 self.pause = 0.2

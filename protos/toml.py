@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from privacy.errors import ConfigError, ParameterError
+from protos.files import read_own
 
 LARGEST_FILE = 1 << 20
 DEEPEST = 32
@@ -72,11 +73,15 @@ def later(**more: Any) -> Any:
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """Parse a TOML file. Raises ConfigError that names the file and the place."""
+def read_toml(path: Path, *, own: bool = False) -> dict[str, Any]:
+    """Parse a TOML file. ``own``: it decides what is done in our name, and nobody else may have written it
+    (:func:`protos.files.read_own`). Raises ConfigError that names the file and the place."""
     try:
-        with path.open("rb") as file:  # not by its size first: it may grow, or be a pipe
-            data = file.read(LARGEST_FILE + 1)
+        if own:
+            data = read_own(path, LARGEST_FILE)
+        else:
+            with path.open("rb") as file:  # not by its size first: it may grow, or be a pipe
+                data = file.read(LARGEST_FILE + 1)
         if len(data) > LARGEST_FILE:
             raise ConfigError(str(path), "file is larger than 1 MiB")
         text = data.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")

@@ -20,7 +20,7 @@ from privacy.errors import ConfigError
 from protos import alliance, identity, joining
 from protos.alliance import Contract, Party
 from protos.console import shown
-from protos.files import check_folder, write_private
+from protos.files import check_folder, locked, write_private
 from protos.joining import Application
 from protos.toml import build, read_toml
 from server import pki
@@ -58,7 +58,7 @@ def admitted(home: Home) -> dict[str, Party]:
     check_folder(home.parties)
     found = {}
     for path in sorted(home.parties.glob("*.toml")):
-        party = build(Party, read_toml(path), str(path))
+        party = build(Party, read_toml(path, own=True), str(path))
         if party.name != path.stem:
             raise ConfigError(str(path), f"is about {party.name}: a file is named as its party")
         found[party.name] = party
@@ -105,9 +105,9 @@ def check(home: Home, application: Application) -> None:
     if application.party not in invited(home):
         raise ConfigError("party", f"{application.party} was not invited")
     path = home.invitations / f"{application.party}.invitation.toml"
-    if application.alliance != joining.load_invitation(path).alliance:
+    if application.alliance != joining.load_invitation(path, own=True).alliance:
         raise ConfigError("alliance", "the application is for another alliance")
-    if home.contract_file.exists() and alliance.load(home.contract_file).signatures:
+    if home.contract_file.exists() and alliance.load(home.contract_file, own=True).signatures:
         raise ConfigError(str(home.contract_file), "is signed already; a new party needs a new one")
     _check_keys(home, application)
 
@@ -148,7 +148,7 @@ def take(home: Home, application: Application, now: datetime, *, replace: bool =
         raise ConfigError("party", already(before, application))
     target = home.parties / f"{application.party}.toml"
     if before is not None or not target.exists():
-        joining.write(target, _party(home, application, now))
+        write_private(target, alliance.to_toml(_party(home, application, now)).encode())
     parties = admitted(home)
     return ", ".join(name for name in invited(home) if name not in parties)
 
@@ -171,7 +171,12 @@ def merge(home: Home, theirs: Contract, source: Path) -> str:
 
     Raises ConfigError for a copy of another contract.
     """
-    ours = alliance.load(home.contract_file)
+    with locked(home.contract_file):
+        return _merge(home, theirs, source)
+
+
+def _merge(home: Home, theirs: Contract, source: Path) -> str:
+    ours = alliance.load(home.contract_file, own=True)
     if ours.digest() != theirs.digest():
         raise ConfigError(str(source), "is another contract than ours")
     both = dict(ours.signatures)

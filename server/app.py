@@ -39,6 +39,8 @@ POLL = 0.05
 FIRST_LOOK = 0.1
 """Seconds before the first look: no node answers sooner, and the link has the nodes to serve."""
 LOOK_FOR_NODES = 1.0
+LEAST_TTL = 10.0
+"""Seconds for which the link takes an answer at least: a node reckons by its own clock."""
 
 log = logging.getLogger("tallystick.job")
 app = ServerApp()
@@ -83,7 +85,7 @@ class GridTransport:
                 RecordDict({RECORD: ConfigRecord({FIELD: envelopes[name]})}),
                 dst_node_id=nodes[name],
                 message_type=MESSAGE_TYPE,
-                ttl=timeout + 60.0,
+                ttl=max(timeout + 1.0, LEAST_TTL),  # what comes later would wait for nobody
             )
             for name in names
         ]

@@ -18,6 +18,7 @@ import logging
 import re
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -30,7 +31,7 @@ from privacy.errors import ConfigError
 from protos import identity
 from protos.alliance import Contract, Name, to_toml
 from protos.certificates import check_issued, pinned_key
-from protos.files import own_folder, write_private
+from protos.files import locked, own_folder, write_private
 from protos.toml import Strict, build, read_toml
 from server.home import Home
 
@@ -79,7 +80,7 @@ def revoked(home: Home) -> Revoked:
     path = home.state / FILE
     if not path.exists() and not path.is_symlink():
         return Revoked()
-    return build(Revoked, read_toml(path), str(path))
+    return build(Revoked, read_toml(path, own=True), str(path))
 
 
 def revoke(
@@ -89,17 +90,24 @@ def revoke(
     home.contract(lambda: now).party(party)
     entry = {"party": party, "reason": reason, "at": now, **({"serial": serial} if serial else {})}
     found = build(Entry, entry)
-    others = _without(revoked(home), party, found.serial)
-    _write(home, Revoked(entries=(*others, found)))
+    with _changing(home):
+        others = _without(revoked(home), party, found.serial)
+        _write(home, Revoked(entries=(*others, found)))
 
 
 def allow(home: Home, party: str, *, serial: str | None = None) -> None:
     """Take a party, or one of its certificates, off the list. Raises ConfigError if it is not on it."""
-    now = revoked(home)
-    others = _without(now, party, serial)
-    if len(others) == len(now.entries):
-        raise ConfigError("revoke", f"{party} is not on the list")
-    _write(home, Revoked(entries=others))
+    with _changing(home):
+        now = revoked(home)
+        others = _without(now, party, serial)
+        if len(others) == len(now.entries):
+            raise ConfigError("revoke", f"{party} is not on the list")
+        _write(home, Revoked(entries=others))
+
+
+def _changing(home: Home) -> AbstractContextManager[None]:
+    """Two commands at once: neither loses what the other wrote."""
+    return locked(own_folder(home.state) / FILE)
 
 
 def _without(found: Revoked, party: str, serial: str | None) -> tuple[Entry, ...]:
@@ -107,7 +115,7 @@ def _without(found: Revoked, party: str, serial: str | None) -> tuple[Entry, ...
 
 
 def _write(home: Home, found: Revoked) -> None:
-    write_private(own_folder(home.state) / FILE, to_toml(found).encode())
+    write_private(home.state / FILE, to_toml(found).encode())
 
 
 class Callers:

@@ -5,18 +5,24 @@ middle breaks the chain. Whoever cuts the end, or computes all of it again, does
 signs how many lines there are and what the last one is, and its partners hold what it signed
 (:mod:`server.witnesses`).
 
-A line is appended with one write. What a crash or a full disk leaves of one stays as it is, a line of the
-chain; the next line says so (``torn``, and ``after``: the digest of the whole line before it, so that nothing
-can be put in front of it):
+A line is appended with one write. What a crash or a full disk leaves of one stays as it is, a line that is no
+entry; the next entry says so: ``torn`` (how many bytes), ``prev`` (their digest) and ``after`` (the digest of
+the entry before them, so that nothing can be put in front of them):
 
     {...}                                            line n - 1
     {"actor": {"act                                  line n, cut off by a crash
     {"after": H(n - 1), "prev": H(n), "torn": 15}    line n + 1
 
-One process writes (the link holds a lock on the file), others read complete lines only. Beside it lies an
-index, ``calls.jsonl.index``: the place of every 256th line, so that nobody reads 300 MB to state a head. It
-says where to look and never what is true: a digest is always that of bytes of the log, and what does not fit
-by the index is looked for again without it.
+A beginning of an entry is never an object of JSON, so a whole entry cannot stand there as a torn line: an
+entry is in its chain or the log was edited. Where the disk was full again and again, several such lines
+follow each other; ``torn`` and ``prev`` are then those of all their bytes.
+
+An entry therefore says which bytes are before it, back to the first line, and with them its own number. That
+is what a head is compared with: a line has the number that counting from the start gives it, in a chain that
+fits up to there. Nothing else says a number, no index beside the log either: who has the disk would edit that
+first. Reading all of it once a job is what that costs.
+
+One process writes (the link holds a lock on the file), others read complete lines only.
 
 *Not* handled: whoever writes what he likes into the log through the link's own process, and what happened
 between the last head that a partner holds and a cut.
@@ -29,24 +35,20 @@ import hashlib
 import json
 import os
 import stat
-import struct
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from io import FileIO
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from privacy.errors import ConfigError, TallystickError
 
 GENESIS = "0" * 64
-STEP = 256
-"""Lines from one place in the index to the next."""
 BLOCK = 1 << 20
-FURTHEST = 1 << 62
-"""A place that no file has."""
-_PLACE = struct.Struct(">Q")
+TAIL = 1 << 16
+"""Bytes from the end in which a log's last entry is looked for first."""
 
 
 class BrokenLog(TallystickError):
@@ -59,7 +61,7 @@ class BrokenLog(TallystickError):
 
 @dataclass(frozen=True)
 class Last:
-    """The last complete line: its number from 1, 0 if there is none, and its digest."""
+    """The last entry: its number from 1, 0 if there is none, and its digest."""
 
     line: int
     digest: str
@@ -67,7 +69,7 @@ class Last:
 
 @dataclass(frozen=True)
 class Verified:
-    """A log whose chain fits: lines, how many of them a crash cut off, whether one is being written."""
+    """A log whose chain fits: lines, how many of them a crash cut off, whether the end is no entry (yet)."""
 
     lines: int
     torn: int
@@ -85,64 +87,46 @@ class CallLog:
         except OSError:
             self._file.close()
             raise ConfigError(str(path), "another link is writing to it; stop that one") from None
-        self._index = _Index(path)
-        self._scan(path)
+        with path.open("rb") as file:
+            self._digest, self._rest = _end(file)
 
     def close(self) -> None:
         """Close the file, and let go of it."""
-        self._index.close()
         self._file.close()
 
     def append(self, entry: Mapping[str, Any]) -> None:
         """Add one line. What cannot be written raises OSError, and its rest is a torn line."""
         with self._lock:
             self._mend()
-            self._write(dict(entry))
-
-    def _scan(self, path: Path) -> None:
-        """Where the log ends. The index is made again where it does not lead there."""
-        with path.open("rb") as file:
-            self._lines, place = self._index.last_place(file)
-            self._digest = GENESIS
-            self._torn = b""
-            for line, whole in _lines(file, place):
-                if not whole:
-                    self._torn = line
-                    break
-                place += len(line) + 1
-                self._note(line, place)
-            self._end = place
-
-    def _note(self, line: bytes, end: int) -> None:
-        """A line that is there, up to ``end``."""
-        self._lines += 1
-        self._digest = hashlib.sha256(line).hexdigest()
-        self._end = end
-        if self._lines % STEP == 0:
-            self._index.add(self._lines, end)
+            self._write(b"", dict(entry) | {"prev": self._digest})
 
     def _mend(self) -> None:
-        """Close what a crash or a full disk left of a line, and say so."""
-        if not self._torn:
+        """Close what a crash or a full disk left behind the last entry, and say so, with one write."""
+        if not self._rest:
             return
-        torn, after = self._torn, self._digest
-        if self._file.write(b"\n") != 1:
-            raise OSError("the call log cannot be written")
-        self._torn = b""
-        self._note(torn, self._end + len(torn) + 1)
-        self._write({"torn": len(torn), "after": after})
+        line = self._rest.rpartition(b"\n")[2]
+        if _parsed(line) is not None:  # it lacks its end and nothing else
+            self._put(b"\n", line)
+            return
+        torn = self._rest.removesuffix(b"\n")
+        end = b"" if self._rest.endswith(b"\n") else b"\n"
+        self._write(end, {"torn": len(torn), "after": self._digest, "prev": _digest(torn)})
 
-    def _write(self, entry: dict[str, Any]) -> None:
-        data = json.dumps(entry | {"prev": self._digest}, sort_keys=True).encode() + b"\n"
+    def _write(self, before: bytes, entry: Mapping[str, Any]) -> None:
+        line = json.dumps(entry, sort_keys=True).encode()
+        self._put(before + line + b"\n", line)
+
+    def _put(self, data: bytes, entry: bytes) -> None:
+        """Write ``data``; ``entry`` is the last one then."""
         written = 0
         try:
             written = self._file.write(data) or 0
         finally:
             if written == len(data):
-                self._note(data[:-1], self._end + written)
+                self._digest, self._rest = _digest(entry), b""
             else:
-                self._torn = data[:written]
-        if self._torn:
+                self._rest += data[:written]
+        if written != len(data):
             raise OSError("the call log cannot be written")
 
 
@@ -164,41 +148,22 @@ def _appending(path: Path) -> FileIO:
     return file
 
 
-class _Index:
-    """Where every :data:`STEP`-th line ends. It may be ahead of the log, after the power went."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = _appending(Path(f"{path}.index"))
-
-    def close(self) -> None:
-        self._file.close()
-
-    def last_place(self, log: BinaryIO) -> tuple[int, int]:
-        """Lines up to the last place that can be used, and it; what is behind it is forgotten."""
-        lines, place = _last_place(_places(self._file), log)
-        self._file.truncate(lines // STEP * _PLACE.size)
-        return lines, place
-
-    def add(self, lines: int, end: int) -> None:
-        if os.fstat(self._file.fileno()).st_size == (lines // STEP - 1) * _PLACE.size:
-            self._file.write(_PLACE.pack(end))
-
-
-def _places(index: BinaryIO | FileIO) -> list[int]:
-    index.seek(0)
-    data = index.read()
-    places = (place for (place,) in _PLACE.iter_unpack(data[: len(data) // 8 * 8]))
-    return list(takewhile(lambda place: place < FURTHEST, places))
-
-
-def _last_place(places: list[int], log: BinaryIO) -> tuple[int, int]:
-    """Lines up to the last place in ``log`` that ends a line and has a whole one behind it, and the place."""
-    for number in range(len(places), 0, -1):
-        place = places[number - 1]
-        log.seek(max(0, place - 1))
-        if place and log.read(1) == b"\n" and log.readline().endswith(b"\n"):
-            return number * STEP, place
-    return 0, 0
+def _end(file: BinaryIO) -> tuple[str, bytes]:
+    """The digest of the last entry that has its end, and all that is behind it."""
+    size = file.seek(0, os.SEEK_END)
+    window = TAIL
+    while True:
+        start = max(0, size - window)
+        file.seek(start)
+        data = file.read(size - start)
+        end = len(data)
+        while (end := data.rfind(b"\n", 0, end)) >= 0:
+            begin = data.rfind(b"\n", 0, end) + 1
+            if (begin or not start) and _parsed(data[begin:end]) is not None:
+                return _digest(data[begin:end]), data[end + 1 :]
+        if not start:
+            return GENESIS, data
+        window *= 4
 
 
 def _lines(file: BinaryIO, place: int) -> Iterator[tuple[bytes, bool]]:
@@ -214,88 +179,106 @@ def _lines(file: BinaryIO, place: int) -> Iterator[tuple[bytes, bool]]:
         yield rest, False
 
 
-# ---------------------------------------------------------------------- reading
+def _digest(line: bytes) -> str:
+    return hashlib.sha256(line).hexdigest()
 
 
-class Calls:
-    """The log as others read it, while it may be appended to."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def last(self) -> Last | None:
-        """The last complete line, on the disk by now; None without a log."""
-        try:
-            with self._path.open("rb") as file:
-                os.fsync(file.fileno())  # what is signed must not be lost with the power
-                number, place = _last_place(self._read_index(), file)
-                digest = GENESIS
-                for line, whole in _lines(file, place):
-                    if whole:
-                        number, digest = number + 1, hashlib.sha256(line).hexdigest()
-        except FileNotFoundError:
-            return None
-        return Last(number, digest)
-
-    def has(self, line: int, digest: str) -> bool:
-        """Whether line ``line`` of the log has that digest."""
-        if line == 0:
-            return digest == GENESIS
-        try:
-            with self._path.open("rb") as file:
-                places = self._read_index()
-                known = min((line - 1) // STEP, len(places))
-                start = places[known - 1] if known else 0
-                return _has(file, start, line - known * STEP, digest) or (
-                    known > 0 and _has(file, 0, line, digest)
-                )
-        except FileNotFoundError:
-            return False
-
-    def verify(self) -> Verified:
-        """Recompute the chain. Raises BrokenLog, OSError."""
-        before = previous = GENESIS
-        torn: bytes | None = None
-        count, cut_off = 0, 0
-        with self._path.open("rb") as file:
-            for line, whole in _lines(file, 0):
-                if not whole:
-                    return Verified(count, cut_off, True)
-                count += 1
-                plain = _parsed(line)
-                if torn is not None:
-                    said = (plain.get("torn"), plain.get("after"))
-                    if said != (len(torn), before) or plain.get("prev") != previous:
-                        raise BrokenLog(count - 1)
-                    torn, cut_off = None, cut_off + 1
-                elif plain.get("prev") != previous:
-                    torn = line
-                before, previous = previous, hashlib.sha256(line).hexdigest()
-        if torn is not None:
-            raise BrokenLog(count)
-        return Verified(count, cut_off, False)
-
-    def _read_index(self) -> list[int]:
-        try:
-            with Path(f"{self._path}.index").open("rb") as index:
-                return _places(index)
-        except OSError:
-            return []
-
-
-def _has(file: BinaryIO, place: int, number: int, digest: str) -> bool:
-    """Whether the ``number``-th line from ``place`` on has that digest."""
-    for line, whole in _lines(file, place):
-        number -= 1
-        if number == 0:
-            return whole and hashlib.sha256(line).hexdigest() == digest
-    return False
-
-
-def _parsed(line: bytes) -> dict[str, Any]:
-    """Our own file: Flower's numbers have 64 bits, unsigned."""
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """An entry; None for what is no object, such as the beginning of one."""
     try:
         plain = json.loads(line)
     except (ValueError, RecursionError):
-        return {}
-    return plain if isinstance(plain, dict) else {}
+        return None
+    return plain if isinstance(plain, dict) else None
+
+
+# ---------------------------------------------------------------------- reading
+
+
+class _Chain:
+    """A log from its start up to some line; every entry fits those before it."""
+
+    def __init__(self) -> None:
+        self.last = Last(0, GENESIS)
+        self.lines = self.torn = self.place = 0
+        self.run: list[bytes] = []
+        """Lines behind the last entry that are none."""
+        self._digests = bytearray()
+
+    def add(self, line: bytes) -> None:
+        """The next line. Raises BrokenLog, and is as it was."""
+        entry = _parsed(line)
+        if entry is None:
+            self.run.append(line)
+            self._count(line, GENESIS)  # of no entry
+            return
+        said, due = entry.get("prev"), self.last.digest
+        if self.run:
+            torn = b"\n".join(self.run)
+            fits = (entry.get("torn"), entry.get("after"), said) == (len(torn), due, _digest(torn))
+        else:
+            fits = said == due
+        if not fits:
+            raise BrokenLog(self.lines - len(self.run) + 1)
+        self.torn += len(self.run)
+        self.run = []
+        self._count(line, _digest(line))
+        self.last = Last(self.lines, self.digest(self.lines))
+
+    def _count(self, line: bytes, digest: str) -> None:
+        self.lines += 1
+        self.place += len(line) + 1
+        self._digests += bytes.fromhex(digest)
+
+    def digest(self, line: int) -> str:
+        """The digest of the entry that is line ``line``; GENESIS of none."""
+        return (
+            self._digests[(line - 1) * 32 : line * 32].hex() if 0 < line <= self.lines else GENESIS
+        )
+
+
+class Calls:
+    """The log as others read it, while it may be appended to.
+
+    :meth:`last` and :meth:`verify` read it from its start; :meth:`has` goes on from where they came to.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._chain = _Chain()
+
+    def last(self) -> Last | None:
+        """The last entry, on the disk by now; None without a log. Raises BrokenLog, OSError."""
+        self._chain = _Chain()
+        try:
+            self._read(safely=True)
+        except FileNotFoundError:
+            return None
+        return self._chain.last
+
+    def has(self, line: int, digest: str) -> bool:
+        """Whether line ``line`` is an entry with that digest, in a chain that fits up to there."""
+        if (
+            line > self._chain.lines
+        ):  # another job's head, of a line that was not there a moment ago
+            with suppress(BrokenLog, FileNotFoundError):
+                self._read()
+        return digest != GENESIS and self._chain.digest(line) == digest
+
+    def verify(self) -> Verified:
+        """Recompute the chain. Raises BrokenLog, OSError."""
+        self._chain = _Chain()
+        unfinished = self._read()
+        chain = self._chain
+        return Verified(chain.lines, chain.torn, unfinished or bool(chain.run))
+
+    def _read(self, *, safely: bool = False) -> bool:
+        """Read on; whether a line is there without its end."""
+        with self._path.open("rb") as file:
+            if safely:
+                os.fsync(file.fileno())  # what is signed must not be lost with the power
+            for line, whole in _lines(file, self._chain.place):
+                if not whole:
+                    return True
+                self._chain.add(line)
+        return False

@@ -91,11 +91,10 @@ def admit(
         if before is not None and not replace:
             raise ConfigError("party", admission.already(before, found))
         if not fingerprint_confirmed:
-            typer.confirm(
+            console.agree(
                 "Did you compare this fingerprint with the partner by telephone or in person?"
                 if before is None
                 else "Did the partner say, by telephone or in person, that these keys replace its old ones?",
-                abort=True,
             )
     console.say("{}", setup.take(coordinator, found, file, now, replace=replace))
 
@@ -264,12 +263,12 @@ def heads(
         head = ["party", "entry", "signed at (UTC)", "digest"]
         typer.echo(console.table(head, rows) if rows else "no head of a partner is held yet")
         return
-    read = load(repair)
+    read = load(repair, now)
     read.check(contract, now)
     for line in read.told():
         console.say("{}", line)
     if not yes:
-        typer.confirm("Forget this head here?", abort=True)
+        console.agree("Forget this head here?")
     held = kept.forget(store, contract, read, now)
     console.say(
         "forgotten" if held else "no such head of {} was held; none will be taken", read.party
@@ -355,6 +354,7 @@ def _when(seconds: int) -> str:
 
 
 def _store(home: Home) -> Store:
+    home.config()  # a folder of ours, before anything is made in it
     return Store(home.database, time.time)
 
 

@@ -54,7 +54,6 @@ def _calls(home: Home, contract: Contract | None) -> list[tuple[bool, str, str]]
     wrong: list[str] = []
     try:
         kept = proofs(home, contract) if contract else []
-        wrong = [proof.missing() for proof in kept if not calls.has(proof.line, proof.digest)]
     except TallystickError as error:
         wrong = [str(error)]
     if not home.calls.exists():
@@ -63,8 +62,10 @@ def _calls(home: Home, contract: Contract | None) -> list[tuple[bool, str, str]]
         return [(False, label, text) for text in wrong]
     try:
         found = calls.verify()
+        wrong += [proof.missing() for proof in kept if not calls.has(proof.line, proof.digest)]
     except BrokenLog as error:
-        wrong.insert(0, str(error))
+        lost = [proof.missing() for proof in kept if not calls.has(proof.line, proof.digest)]
+        wrong = [str(error), *wrong, *lost]
     except OSError as error:
         wrong.insert(0, f"state/calls.jsonl cannot be read: {error.strerror}")
     if wrong:

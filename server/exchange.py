@@ -32,6 +32,7 @@ from protos import logs
 from server import renewal
 from server.desks import Calls, Desks
 from server.home import Home
+from server.loglimit import limit_logs
 from server.store import Store
 
 log = logging.getLogger("tallystick.exchange")
@@ -186,6 +187,7 @@ def main() -> None:
     parser.add_argument("home", type=Path)
     home = Home(parser.parse_args().home)
     logs.configure(level=logging.WARNING)
+    limit_logs()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

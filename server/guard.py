@@ -5,20 +5,27 @@ somebody without a key once took the link to 1.3 GB. Here the head decides:
 
     who       from headers alone (:mod:`server.credentials`); nobody: 401 and closed, whatever is claimed
     length    bounded for each path; 413 where the claim is above it, or more comes than was claimed
-    time      ``PATIENCE`` seconds for the start, then at least ``SLOWEST`` bytes a second
-    memory    bodies over ``SMALL`` share a budget of two of the largest between all callers, one such body at
-              a time for each of them, and one at a time is worked on: Flower and :mod:`server.pushes` hold a
-              body up to five times while they parse and check it. Who has to wait waits; after
-              ``LONGEST_WAIT`` the answer is 503, and our node asks again
+    kind      exactly Flower's content type, or 415: Flower logs what it does not know, twice and at length
+    time      at least ``SLOWEST`` bytes a second from the start, and ``PATIENCE`` seconds of grace; ``START``
+              for a body over ``SMALL``
+    memory    bodies over ``SMALL`` share a budget between all callers, of one of the largest for each caller
+              and one more, at most ``PLACES``; one such body at a time for each of them, and one at a time is
+              worked on: Flower and :mod:`server.pushes` hold a body up to five times while they parse and
+              check it. Who has to wait waits; after ``LONGEST_WAIT`` the answer is 503, and our node asks
+              again
+    number    ``Pace``: so many calls a second for each key; who asks faster waits, and at last gets 429
+    once      a signature opens one call (:mod:`server.once`), before Flower looks at it
     answers   go out in pieces, each within ``PATIENCE`` seconds; ``pulls`` objects at a time for a caller
 
-*Not* handled: an authenticated caller that keeps the processor busy with small requests.
+*Not* handled: more than ``PLACES`` partners who send their largest bodies as slowly as they may, all at once:
+the others' answers wait until theirs are through.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -32,13 +39,16 @@ LARGEST_QUESTION = LARGEST_REQUEST + SMALL
 """The largest envelope that a partner takes, and Flower's frame around it."""
 LARGEST_SHARE = 256
 """Bytes of one sealed share, with its names."""
-PATIENCE, SLOWEST = 10.0, 128 << 10
-LONGEST_WAIT = 20.0
+PATIENCE, START, SLOWEST = 10.0, 3.0, 128 << 10
+PLACES = 8
+LONGEST_WAIT, LONGEST_TURN = 20.0, 5.0
 PIECE = 64 << 10
+KIND = b"application/protobuf"
 
 Headers = Iterable[tuple[bytes, bytes]]
 Who = Callable[[str, Headers], str | None]
 """The name of whoever may call a path, from the headers; empty for anybody; None: nobody who may."""
+Spend = Callable[[str, Headers], bool]
 
 
 class TooLongError(Exception):
@@ -91,16 +101,50 @@ class Budget:
             self._room.notify_all()
 
 
+class Pace:
+    """Calls of each caller: ``rate`` a second, ``burst`` at once. Who is faster waits for his turn, up to
+    ``LONGEST_TURN``: our node, which makes one call after the other, would be slower and never refused."""
+
+    def __init__(
+        self, rate: float, burst: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._rate, self._burst, self._clock = rate, burst, clock
+        self._left: dict[str, tuple[float, float]] = {}
+
+    def turn(self, who: str) -> float | None:
+        """Seconds until this call's turn; None where there are too many before it."""
+        now = self._clock()
+        left, at = self._left.get(who, (self._burst, now))
+        left = min(self._burst, left + (now - at) * self._rate) - 1.0
+        wait = max(0.0, -left / self._rate)
+        if wait > LONGEST_TURN:
+            return None
+        self._left[who] = left, now
+        return wait
+
+
 class Guard:
     """ASGI: lets a request through to ``app`` once it is known whose it is and its body is here.
 
     ``objects``: bytes of the largest. ``pulls``: objects that one caller may be sent at a time; Flower's
-    clients ask for two.
+    clients ask for two. ``callers``: how many there are. ``pace``: of their calls. ``spend``: may this
+    caller's headers open a call, and have they not opened one before?
     """
 
-    def __init__(self, app: Callable[..., Any], who: Who, *, objects: int, pulls: int = 2) -> None:
+    def __init__(
+        self,
+        app: Callable[..., Any],
+        who: Who,
+        *,
+        objects: int,
+        callers: int = 1,
+        pulls: int = 2,
+        pace: Pace | None = None,
+        spend: Spend = lambda who, headers: True,
+    ) -> None:
         self._app, self._who, self._objects, self._most_pulls = app, who, objects, pulls
-        self._budget = Budget(2 * objects, waiting=2 * pulls)
+        self._budget = Budget(min(callers + 1, PLACES) * objects, waiting=2 * pulls)
+        self._pace, self._spend = pace, spend
         self._one = asyncio.Lock()
         self._pulls: dict[str, asyncio.Semaphore] = {}
 
@@ -122,6 +166,15 @@ class Guard:
         if size > most:
             await refuse(send, 413)
             return
+        if path.startswith("/v1/") and not is_of_kind(headers):
+            await refuse(send, 415)
+            return
+        turn = self._pace.turn(who) if self._pace is not None and who else 0.0
+        if turn is None:
+            await refuse(send, 429)
+            return
+        if turn > 0.0:
+            await asyncio.sleep(turn)
         paced = _Paced(send, visit.drop if visit is not None else lambda: None)
         if size <= SMALL:
             await self._let_through(who, path, size, scope, receive, paced)
@@ -141,8 +194,7 @@ class Guard:
         self, who: str, path: str, size: int, scope: Any, receive: Any, send: Any
     ) -> None:
         try:
-            async with asyncio.timeout(PATIENCE + size / SLOWEST):
-                body = await read(receive, size)
+            body = await read(receive, size, PATIENCE if size <= SMALL else START) if size else b""
         except TooLongError:
             await refuse(send, 413)
             return
@@ -150,6 +202,9 @@ class Guard:
             await refuse(send, 408)
             return
         if body is None:
+            return
+        if who and not self._spend(who, scope["headers"]):
+            await refuse(send, 401)
             return
         whole = _Whole(body, receive)
         del body
@@ -165,10 +220,10 @@ class Guard:
 
 def claimed(headers: Headers, most: int) -> int:
     """The length that a head claims; ``most`` where the body comes in chunks of any number; above ``most``
-    where it is claimed twice or is no number."""
+    where it is claimed twice, is no number, or comes in chunks where there is none."""
     lengths = [value for name, value in headers if name == b"content-length"]
     if any(name == b"transfer-encoding" for name, _ in headers):
-        return most if not lengths else most + 1
+        return most if most and not lengths else most + 1
     if not lengths:
         return 0
     if len(lengths) > 1 or not lengths[0].isdigit() or len(lengths[0]) > 15:
@@ -176,21 +231,27 @@ def claimed(headers: Headers, most: int) -> int:
     return int(lengths[0])
 
 
-async def read(receive: Any, most: int) -> bytes | None:
-    """A body of at most ``most`` bytes; None if the caller left. Raises TooLongError."""
-    pieces: list[bytes] = []
-    length = 0
+def is_of_kind(headers: Headers) -> bool:
+    """Does a head say once, and in the one way, that its body is Flower's?"""
+    return [value for name, value in headers if name == b"content-type"] == [KIND]
+
+
+async def read(receive: Any, most: int, patience: float) -> bytes | None:
+    """A body of at most ``most`` bytes; None if the caller left. Raises TooLongError, and TimeoutError where
+    it falls behind ``SLOWEST`` by ``patience`` seconds."""
+    body = bytearray()  # no list: pieces may be of a byte each
+    began = asyncio.get_running_loop().time()
     while True:
-        message = await receive()
+        async with asyncio.timeout_at(began + patience + len(body) / SLOWEST):
+            message = await receive()
         if message["type"] != "http.request":
             return None
         piece = message.get("body", b"")
-        length += len(piece)
-        if length > most:
+        if len(body) + len(piece) > most:
             raise TooLongError
-        pieces.append(piece)
+        body += piece
         if not message.get("more_body", False):
-            return b"".join(pieces)
+            return bytes(body)
 
 
 class _Whole:

@@ -6,6 +6,8 @@ name, one that is behind the one that is held, or none at all costs nobody his r
 figures carry a note that names who stated it, and later jobs go on with the earlier head. One that was signed
 earlier is merely old: jobs run beside each other.
 
+A head that was signed more than a day ahead of this machine's clock is not kept either: gates take none.
+
 Only the number of entries has to grow. What is charged in all may honestly fall: a head counts what open jobs
 may still charge, and a job that is cancelled gives that back.
 
@@ -22,6 +24,8 @@ from protos.alliance import Contract
 from protos.repairs import Repair
 from protos.statements import BadStatement, JournalHead
 from server.store import Store
+
+DAY = 86_400.0
 
 
 def held(store: Store, contract: Contract) -> dict[str, tuple[JournalHead, wire.Signed]]:
@@ -49,7 +53,9 @@ def keep(store: Store, contract: Contract, signed: Mapping[str, wire.Signed]) ->
             except BadStatement as error:
                 notes.append(note(name, str(error)))
                 continue
-            if (name, said.sequence, said.digest) in forgotten:
+            if said.time > store.now() + DAY:
+                notes.append(note(name, "its clock is more than a day ahead of this machine's"))
+            elif (name, said.sequence, said.digest) in forgotten:
                 notes.append(note(name, "all others agreed to forget it"))
             elif name not in before or _is_newer(said, before[name][0]):
                 store.keep_head(stated)
@@ -74,10 +80,13 @@ def forget(store: Store, contract: Contract, repair: Repair, now: datetime) -> b
     partners signed it under this contract and it has not expired."""
     repair.check(contract, now)
     party, sequence, digest = repair.head
-    found = held(store, contract).get(party)
-    was_held = found is not None and (found[0].sequence, found[0].digest) == (sequence, digest)
-    store.forget_head(party, sequence, digest, repair.kept(), drop=was_held)
-    return was_held
+    with store.transaction():  # a job that ends meanwhile may bring another
+        found = held(store, contract).get(party)
+        gone = None
+        if found is not None and (found[0].sequence, found[0].digest) == (sequence, digest):
+            gone = found[1]
+        store.forget_head(party, sequence, digest, repair.kept(), gone=gone)
+    return gone is not None
 
 
 def ending(

@@ -1,9 +1,12 @@
 """uvicorn's HTTP on a port with a limit: what a peer may take its time over.
 
-uvicorn limits neither the length of a head nor the time until it is there, and parses every request of a
-pipeline before the first is answered. Here:
+uvicorn limits neither the length of a head nor the time until it is there, keeps what comes behind a body as
+more headers, and parses every request of a pipeline before the first is answered. Here:
 
-    head      complete within ``HEAD`` seconds of the handshake or of the last answer; ``LARGEST_HEAD`` bytes
+    head      complete within ``HEAD`` seconds of the handshake or of the last answer
+    length    of whatever is no body (address, headers, lines between chunks, the next head while an answer
+              is waited for): ``LARGEST_HEAD`` bytes between two answers, and ``1 / FRAMING`` of the body
+    trailers  end the connection. Who calls was read from the headers, and these do not change afterwards
     pipeline  of one: a client that has a whole answer may ask again a moment before we know that it was sent
 
 Bodies are the business of :mod:`server.guard`, which reads none before it knows whose it is. Nothing that a
@@ -22,6 +25,8 @@ from server.ports import Port, Visit
 
 HEAD = 10.0
 LARGEST_HEAD = 16 << 10
+FRAMING = 16
+"""Bytes of a body for each byte around its pieces."""
 VISIT = "tallystick.visit"
 """Where the scope of a request has the visit that it came by."""
 
@@ -33,8 +38,8 @@ class Listener(HttpToolsProtocol):  # type: ignore[misc]
         super().__init__(**options)
         self._visit = visit
         self._timer: asyncio.TimerHandle | None = None
-        self._head = 0
-        self._in_head = True
+        self._beside = self._body = 0  # bytes since the last answer
+        self._headers_are_here = self._is_over = False
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -48,30 +53,53 @@ class Listener(HttpToolsProtocol):  # type: ignore[misc]
             self.cycle.body.clear()  # its task may wait for a while
 
     def data_received(self, data: bytes) -> None:
-        if self._in_head:
-            self._head += len(data)
+        if self._is_over:
+            return
+        before = self._body
         super().data_received(data)
-        if self._in_head and self._head > LARGEST_HEAD:
-            self._visit.drop()
+        self._beside += max(0, len(data) - (self._body - before))
+        if self._beside > LARGEST_HEAD + self._body // FRAMING:
+            self._cut()
+
+    def _cut(self) -> None:
+        self._is_over = True
+        self._visit.drop()
+
+    def send_400_response(self, msg: str) -> None:
+        if not self._is_over:
+            self._is_over = True  # whatever comes until it is closed
+            super().send_400_response(msg)
 
     def on_message_begin(self) -> None:
         if self.pipeline:
             raise ValueError("pipelined")  # the parser stops, and uvicorn closes
+        self._headers_are_here = False
         super().on_message_begin()
         self.scope[VISIT] = self._visit
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._headers_are_here:
+            self._cut()
+            raise ValueError("trailers")
+        super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
-        self._in_head = False
+        self._headers_are_here = True
         self._stop_waiting()
+        self.scope["headers"] = tuple(self.headers)
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        self._body += len(body)
+        super().on_body(body)
+
     def on_response_complete(self) -> None:
+        self._beside = self._body = 0
         super().on_response_complete()
         if self.cycle.response_complete:  # or the next request is here already
             self._wait_for_a_head()
 
     def _wait_for_a_head(self) -> None:
-        self._in_head, self._head = True, 0
         self._stop_waiting()
         self._timer = self.loop.call_later(HEAD, self._visit.drop)
 
@@ -91,6 +119,7 @@ class Link(uvicorn.Server):  # type: ignore[misc]
                 http=Listener,
                 ws="none",
                 lifespan="on",
+                log_config=None,  # its own would write past ours
                 log_level="error",
                 access_log=False,
                 proxy_headers=False,

@@ -48,9 +48,11 @@ from server.call_plugin import CallPlugin
 from server.callers import Callers
 from server.credentials import INSIDERS, Insiders, Nodes
 from server.firewall import PathFirewall, shorten
-from server.guard import LARGEST_QUESTION, Guard, largest_answer
+from server.guard import LARGEST_QUESTION, Guard, Pace, largest_answer
 from server.home import Home
 from server.http import Link
+from server.loglimit import limit_logs
+from server.once import Once
 from server.ports import RESERVED, Limits, Port, descriptors, fit, listen, tls
 from server.working import work
 
@@ -60,7 +62,10 @@ PUBLIC = Limits(strangers=160, each=16)
 """A node keeps one or two connections."""
 INTERNAL = Limits(strangers=32, each=32)
 """Our own processes, and whoever else is on this machine."""
-
+STORED = 6
+"""Answers of one node that wait to be fetched: one in each job that is worked on, and one more."""
+PACE, BURST = 100.0, 400.0
+"""Calls of one node in a second, and at once. Ours looks ten times a second; an answer takes seven."""
 
 M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8
 """Of glibc's ``mallopt``."""
@@ -139,7 +144,7 @@ def serve(home: Home) -> None:
     contract, config = home.contract(), home.config()
     app = create_app(_config(home, CallPlugin(home.calls)), SuperLinkLifespan)
     shorten(app)
-    pushes.guard(app)
+    pushes.guard(app, STORED * largest_answer(len(contract.parties)))
     state = app.state.linkstate_factory.state()
     nodes = {node_key_bytes(party.node_key): party.name for party in contract.parties}
     for key, name in nodes.items():
@@ -158,7 +163,14 @@ def serve(home: Home) -> None:
         _now,
     )
     firewall = PathFirewall(
-        Guard(app, who_outside, objects=largest_answer(len(nodes))),
+        Guard(
+            app,
+            who_outside,
+            objects=largest_answer(len(nodes)),
+            callers=len(nodes),
+            pace=Pace(PACE, BURST),
+            spend=Once(),
+        ),
         Guard(app, who_inside, objects=LARGEST_QUESTION, pulls=INTERNAL.each),
         config.internal_port,
     )
@@ -183,6 +195,9 @@ def main() -> None:
     arguments = parser.parse_args()
     logs.configure(level=logging.WARNING)
     logging.getLogger("flwr").setLevel(logging.WARNING)
+    # Its own handler writes what callers sent as it is, and a second time.
+    logging.getLogger("flwr").handlers.clear()
+    limit_logs()
     home = Home(arguments.home)
     if arguments.what == "serve":
         serve(home)

@@ -3,8 +3,8 @@
 Flower's Fleet API checks that a caller holds the key of the node that it says it is, and believes the rest.
 A partner could push a *question* in the link's own name to any other partner's node (``push_messages`` stores
 whatever names node 1 as its source), answer what another was asked, announce trees of any size and objects
-that no reader survives, read or delete another's objects by their names, and use one signed header for any
-number of calls, as it signs the time and not the call.
+that no reader survives, read or delete another's objects by their names, and leave answers that nobody waits
+for any more in the link's memory until it ends.
 
 This layer is the innermost: Flower has parsed the call and checked the key. It keeps, for each node, the last
 questions that were delivered to it and the last answers that it announced, and lets through
@@ -17,35 +17,30 @@ questions that were delivered to it and the last answers that it announced, and 
     confirm-message-received   the same
     the others                 for a node of the contract; registering and unregistering for nobody
 
-Each signature opens one call: its first half (r of ECDSA, the same in both forms of a signature) is kept
-for as long as Flower would take it again.
+Flower deletes an answer when it was fetched, and keeps one that is never fetched. So what is still stored of
+a node's answers is counted and bounded, and an answer whose question is too old to be asked about goes, with
+its question.
 
 Refused calls are 401 or 403, a line in the call log each, and one line a minute here.
 
-*Not* handled: a signature is still not bound to its call. Who breaks TLS and holds a call back may spend its
-header, once, on another call of the same node that passes this layer; the envelopes and replies inside are
-signed on their own. What was spent is forgotten when the link restarts. How fast calls come, and how large
-bodies are before they are parsed: :mod:`server.guard`.
+*Not* handled here: how fast calls come, whether a header opens more than one, and how large bodies are before
+they are parsed: :mod:`server.guard`. The envelopes and replies inside are signed on their own.
 
 Source: flwr 1.41, ``superlink/routers/fleet`` and ``superlink/servicer/fleet/fleet_handlers.py``.
 """
 
 from __future__ import annotations
 
-import binascii
 import logging
 import math
 import time
-from base64 import b64decode
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from fastapi import HTTPException
 from flwr.common.constant import SUPERLINK_NODE_ID
-from flwr.supercore.constant import FLEET_HTTP_SIGNATURE_HEADER
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 
@@ -74,13 +69,11 @@ LONGEST_ERROR = 2048
 LONGEST_RUNTIME = 86_400.0
 MOST_HELD = 64
 """Questions and answers of a node that are remembered; a coordinator asks one thing at a time in each job."""
-SIGNED_FOR = 320.0
-"""Seconds for which Flower takes a signed time, and some."""
-MOST_CALLS = 50_000
-"""Of a node in that time."""
 LARGE = 1 << 16
 """Bytes of content that are not looked at on the event loop."""
 MINUTE = 60.0
+TTL_SLACK = 2.0
+"""Seconds behind the time of a question until it is over for certain."""
 
 
 class NotAllowedError(Exception):
@@ -99,35 +92,46 @@ class _Question:
     kind: str
     group: str
     names: frozenset[str]
+    until: float
     answer: str = ""
 
 
 @dataclass
 class _Answer:
-    """An answer that a node announced; ``last``: the object that carries it, empty for an error."""
+    """An answer that a node announced; ``last``: the object that carries it, empty for an error.
+    ``sizes``: of what was pushed. ``until``: nobody fetches it later."""
 
     run: int
     names: frozenset[str]
     last: str
+    question: str
+    root: str
+    until: float
+    sizes: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
 class _Node:
     questions: OrderedDict[str, _Question] = field(default_factory=OrderedDict)
     answers: OrderedDict[str, _Answer] = field(default_factory=OrderedDict)
-    signed: OrderedDict[int, float] = field(default_factory=OrderedDict)
 
 
 class Pushes:
-    """ASGI, innermost. ``node_of`` gives the node of a public key, if the contract names it."""
+    """ASGI, innermost. ``node_of`` gives the node of a public key, if the contract names it. ``holds``: is an
+    object stored? ``most_stored``: bytes of a node's answers. ``forget``: a question that is over, and the
+    root of its answer."""
 
     def __init__(
         self,
         app: Callable[..., Any],
         node_of: Callable[[bytes], int | None],
+        holds: Callable[[str], bool],
+        forget: Callable[[str, str], None],
+        most_stored: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._app, self._node_of, self._clock = app, node_of, clock
+        self._holds, self._forget, self._most_stored = holds, forget, most_stored
         self._nodes: dict[int, _Node] = {}
         self._said, self._unsaid = -MINUTE, 0
 
@@ -138,7 +142,7 @@ class Pushes:
             return
         request = scope.get("state", {}).get("protobuf_request")
         try:
-            node = self._checked(path.removeprefix(FLEET), request, scope)
+            node = self._checked(path.removeprefix(FLEET), request)
             if path.endswith("/push-object"):
                 await self._check_content(node, request)
         except NotAllowedError as refused:
@@ -154,12 +158,13 @@ class Pushes:
 
     # ------------------------------------------------------------------ before a call
 
-    def _checked(self, call: str, request: Any, scope: Any) -> _Node:
+    def _checked(self, call: str, request: Any) -> _Node:
         if KINDS.get(call) != type(request).__name__:
             raise NotAllowedError("a call that nodes do not make")
         node = self._caller(request)
         held = self._nodes.setdefault(node, _Node())
-        self._spend_signature(held, scope)
+        if call in ("pull-messages", "push-messages"):
+            self._tidy(held)
         if call == "push-messages":
             self._check_answer(node, held, request)
         elif call == "pull-object":
@@ -181,24 +186,6 @@ class Pushes:
             return node
         node = request.node.node_id if hasattr(request, "node") else request.node_id
         return int(node)
-
-    def _spend_signature(self, held: _Node, scope: Any) -> None:
-        name = FLEET_HTTP_SIGNATURE_HEADER.lower().encode()
-        given = [value for key, value in scope["headers"] if key.lower() == name]
-        try:
-            if len(given) != 1:
-                raise ValueError
-            mark, _ = decode_dss_signature(b64decode(given[0], validate=True))
-        except (ValueError, binascii.Error):
-            raise NotAllowedError("not one signature", 401) from None
-        now = self._clock()
-        while held.signed and next(iter(held.signed.values())) < now - SIGNED_FOR:
-            held.signed.popitem(last=False)
-        if mark in held.signed:
-            raise NotAllowedError("a signature that was used before", 401)
-        if len(held.signed) >= MOST_CALLS:
-            raise NotAllowedError("too many calls", 429)
-        held.signed[mark] = now
 
     def _check_answer(self, node: int, held: _Node, request: Any) -> None:
         if request.ByteSize() > LARGEST_ANNOUNCEMENT:
@@ -237,14 +224,17 @@ class Pushes:
         except WireError as error:
             raise NotAllowedError(str(error)) from None
 
-    @staticmethod
-    async def _check_content(held: _Node, request: Any) -> None:
+    async def _check_content(self, held: _Node, request: Any) -> None:
         answer = held.answers.get(request.session_id)
         if answer is None or answer.run != request.run_id or request.object_id not in answer.names:
             raise NotAllowedError("an object that no answer announced")
         is_last, content = request.object_id == answer.last, request.object_content
         if len(content) > (carried.LARGEST_ANSWER if is_last else LARGEST_ANNOUNCEMENT):
             raise NotAllowedError("an object that is too large")
+        before = answer.sizes.pop(request.object_id, None)
+        if _stored(held) + len(content) > self._most_stored:
+            raise NotAllowedError("too many answers that nobody fetched", 429)
+        answer.sizes[request.object_id] = max(len(content), before or 0)
         try:
             if not is_last:
                 if carried.name_of(content) != request.object_id:
@@ -262,8 +252,20 @@ class Pushes:
 
     # ------------------------------------------------------------------ after a call
 
-    @staticmethod
-    def _note(held: _Node, request: Any, response: Any) -> None:
+    def _tidy(self, held: _Node) -> None:
+        """Answers that were fetched, and those that nobody fetches any more."""
+        now = self._clock()
+        for session, answer in list(held.answers.items()):
+            if answer.until < now:
+                self._drop(answer)
+                del held.answers[session]
+            elif not self._holds(answer.root):
+                answer.sizes.clear()
+
+    def _drop(self, answer: _Answer) -> None:
+        self._forget(answer.question, answer.root)
+
+    def _note(self, held: _Node, request: Any, response: Any) -> None:
         """What the link delivered, or took."""
         kind = type(response).__name__
         if kind == "PullMessagesResponse":
@@ -273,9 +275,10 @@ class Pushes:
                 said = message.metadata
                 if said.src_node_id == SUPERLINK_NODE_ID:
                     held.questions[said.message_id] = _Question(
-                        said.run_id, said.message_type, said.group_id, frozenset(_names(tree))
-                    )
-            _forget(held.questions)
+                        said.run_id, said.message_type, said.group_id, frozenset(_names(tree)),
+                        self._clock() + max(0.0, said.ttl) + TTL_SLACK,
+                    )  # fmt: skip
+            _shorten(held.questions)
         elif kind == "PushMessagesResponse":
             message, tree = request.messages_list[0], request.message_object_trees[0]
             said, names = message.metadata, list(_names(tree))
@@ -283,8 +286,14 @@ class Pushes:
             if question is not None:
                 question.answer = said.message_id
             last = "" if message.HasField("error") else names[-1]
-            held.answers[response.session_id] = _Answer(said.run_id, frozenset(names), last)
-            _forget(held.answers)
+            known = [each for each in held.answers.values() if each.root == said.message_id]
+            held.answers[response.session_id] = _Answer(
+                said.run_id, frozenset(names), last, said.reply_to_message_id, said.message_id,
+                question.until if question is not None else self._clock() + TTL_SLACK,
+                known[-1].sizes if known else {},
+            )  # fmt: skip
+            if len(held.answers) > MOST_HELD:
+                self._drop(held.answers.popitem(last=False)[1])
 
     def _say(self, refused: NotAllowedError) -> None:
         now = self._clock()
@@ -314,12 +323,32 @@ def _names(tree: Any) -> list[str]:
     return found
 
 
-def _forget(held: OrderedDict[str, Any]) -> None:
+def _stored(held: _Node) -> int:
+    """Bytes of a node's answers that may be in the link's memory."""
+    once = {id(answer.sizes): answer.sizes for answer in held.answers.values()}
+    return sum(size for sizes in once.values() for size in sizes.values())
+
+
+def _shorten(held: OrderedDict[str, Any]) -> None:
     while len(held) > MOST_HELD:
         held.popitem(last=False)
 
 
-def guard(app: Any) -> None:
+def guard(app: Any, most_stored: int) -> None:
     """Put the layer into Flower's application, behind its own checks."""
     state = app.state.linkstate_factory.state()
-    app.user_middleware.append(Middleware(Pushes, node_of=state.get_node_id_by_public_key))
+    store = state.object_store
+
+    def forget(question: str, root: str) -> None:
+        state.delete_messages({question})
+        store.delete(root)
+
+    app.user_middleware.append(
+        Middleware(
+            Pushes,
+            node_of=state.get_node_id_by_public_key,
+            holds=lambda name: name in store,
+            forget=forget,
+            most_stored=most_stored,
+        )
+    )

@@ -11,7 +11,7 @@ from privacy.randomness import Randomness
 from protos import alliance, identity, joining
 from protos.alliance import Contract, Coordinator
 from protos.certificates import RENEW_DAYS, days_left
-from protos.files import check_folder, own_folder, write_private
+from protos.files import check_folder, new_folder, own_folder, write_private
 from protos.joining import Application
 from protos.toml import build, read_toml
 from server import admission, pki
@@ -76,26 +76,27 @@ def init(
         raise ConfigError(str(home.keys), "keys exist already; they are never overwritten")
     if root.exists() or root.is_symlink():
         check_folder(root)  # before anything is put into it
-    for folder in (home.keys, home.state, home.invitations, home.parties):
+    for folder in (home.state, home.invitations, home.parties):
         own_folder(folder)
     server_key = pki.new_key()
     authority_key, authority = pki.new_authority(alliance_name, now)
     server = pki.server_certificate(authority_key, authority, server_key, config.host, now)
-    for name, data in (
-        ("identity.key", randomness(32)),
-        ("ca.key", authority_key),
-        ("ca.pem", authority),
-        ("server.key", server_key),
-        ("server.pem", server),
-        ("control.token", randomness(32).hex().encode()),
-        ("runtime.secret", randomness(32).hex().encode()),
-    ):
-        write_private(home.keys / name, data, once=True)
-    write_private(home.config_file, alliance.to_toml(config).encode())
     expires = (now + timedelta(days=365)).strftime("%Y-%m-%dT00:00:00Z")
-    if not home.draft_file.exists():
-        text = TEMPLATE.format(alliance=alliance_name, expires=expires)
-        write_private(home.draft_file, text.encode())
+    with new_folder(home.keys) as keys:  # last, so that what failed can be begun again
+        for name, data in (
+            ("identity.key", randomness(32)),
+            ("ca.key", authority_key),
+            ("ca.pem", authority),
+            ("server.key", server_key),
+            ("server.pem", server),
+            ("control.token", randomness(32).hex().encode()),
+            ("runtime.secret", randomness(32).hex().encode()),
+        ):
+            write_private(keys / name, data, once=True)
+        write_private(home.config_file, alliance.to_toml(config).encode())
+        if not home.draft_file.exists():
+            text = TEMPLATE.format(alliance=alliance_name, expires=expires)
+            write_private(home.draft_file, text.encode())
     return home
 
 
@@ -135,13 +136,14 @@ def invite(home: Home, party: str) -> Path:
         raise ConfigError("party", "is the coordinator's own name")
     said = {
         "version": 1,
-        "alliance": read_toml(home.draft_file).get("name", ""),
+        "alliance": read_toml(home.draft_file, own=True).get("name", ""),
         "party": party,
         "coordinator": coordinator(home),
     }
     check_folder(home.invitations)
     target = home.invitations / f"{party}.invitation.toml"
-    joining.write(target, build(joining.Invitation, said, str(home.draft_file)))
+    made = build(joining.Invitation, said, str(home.draft_file))
+    write_private(target, alliance.to_toml(made).encode())
     return target
 
 
@@ -157,8 +159,8 @@ def load(path: Path) -> Application | Contract:
     """What was sent: an application with its keys proved, or a copy of the contract. Raises ConfigError."""
     data = read_toml(path)
     if "parties" in data:
-        return build(Contract, data)
-    return joining.parse_application(data)
+        return build(Contract, data, str(path))
+    return joining.parse_application(data, str(path))
 
 
 def take(
@@ -176,13 +178,13 @@ def take(
 
 def write_contract(home: Home, now: datetime) -> Contract:
     """The contract from the draft's terms and the admitted parties, unsigned."""
-    terms: dict[str, Any] = read_toml(home.draft_file)
+    terms: dict[str, Any] = read_toml(home.draft_file, own=True)
     for key in ("coordinator", "parties", "signatures"):
         if key in terms:
             raise ConfigError(key, "does not belong in the draft")
     terms["coordinator"] = coordinator(home)
     terms["parties"] = list(admission.admitted(home).values())
-    contract = build(Contract, terms)
+    contract = build(Contract, terms, str(home.draft_file))
     contract.check_terms(now)
     write_private(home.contract_file, alliance.dump(contract).encode())
     return contract

@@ -20,7 +20,7 @@ import numpy as np
 from privacy.errors import ConfigError, RoundFailed, WireError
 from privacy.programs.columns import Floats
 from protos import jobs, wire
-from protos.files import open_private, own_folder
+from protos.files import made_private, own_folder
 from protos.statements import LARGEST_HEAD
 
 SCHEMA = """
@@ -76,7 +76,7 @@ class Store:
 
     def __init__(self, path: Path, clock: Callable[[], float]) -> None:
         own_folder(path.parent)
-        open_private(path).close()  # SQLite would make it as the umask has it
+        made_private(path)  # SQLite would make it as the umask has it
         self._clock, self._lock = clock, threading.RLock()
         with _database():
             self._db = sqlite3.connect(
@@ -88,6 +88,10 @@ class Store:
     def close(self) -> None:
         """Close the database."""
         self._db.close()
+
+    def now(self) -> float:
+        """This machine's time, in seconds since the epoch."""
+        return self._clock()
 
     def _run(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         with self._lock, _database():
@@ -265,14 +269,16 @@ class Store:
         return found
 
     def forget_head(
-        self, party: str, sequence: int, digest: bytes, repair: bytes, *, drop: bool
+        self, party: str, sequence: int, digest: bytes, repair: bytes, *, gone: wire.Signed | None
     ) -> None:
-        """Never take this head again; ``drop``: it is the one that is held."""
+        """Never take this head again; ``gone``: the one that is held, where it is that one."""
         self._run(
             "INSERT OR IGNORE INTO forgotten VALUES (?, ?, ?, ?)", party, sequence, digest, repair
         )
-        if drop:
-            self._run("DELETE FROM heads WHERE party = ?", party)
+        if gone is not None:
+            self._run(
+                "DELETE FROM heads WHERE party = ? AND signed = ?", party, wire.serialise(gone)
+            )
 
     def forgotten(self) -> set[tuple[str, int, bytes]]:
         """Party, entry and digest of every head that a repair named."""

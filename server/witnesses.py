@@ -6,7 +6,8 @@ addresses. So before each job the coordinator signs how many lines the log has a
 database, enters it in its own signed journal, and states in its answer the one that it held before
 (:mod:`client.callhead`). What comes back is the coordinator's own signature, so no partner can invent one:
 
-    that line of the log has that digest     nothing was lost up to there
+    that line, counted from the start of     nothing was lost up to there
+    a chain that fits, has that digest
     anything else                            the log was cut, rewritten or restored: said in the job's figures
                                              and by ``doctor``, with the line and who holds the proof
 
@@ -34,7 +35,7 @@ from privacy.errors import ConfigError, ProtocolError, WireError
 from protos import wire
 from protos.alliance import Contract
 from protos.files import write_private
-from server.calls import Calls
+from server.calls import BrokenLog, Calls
 from server.home import Home
 
 log = logging.getLogger("tallystick.calls")
@@ -82,9 +83,15 @@ class Witnesses:
         self._calls = Calls(home.calls)
 
     def state(self) -> wire.Signed | None:
-        """The log's head as it is now, signed; None without a log."""
+        """The log's head as it is now, signed; None without a log, or of one that was edited: its lines have
+        no numbers."""
+        last = None
         try:
             last = self._calls.last()
+        except BrokenLog as error:
+            self._say(
+                f"{error}: no head of it is signed any more; `doctor` says what partners hold"
+            )
         except OSError as error:
             self._say(f"the call log cannot be read: {error.strerror}")
             return None

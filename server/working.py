@@ -155,11 +155,9 @@ def _work(home: Home, job_id: str) -> None:
         server_app(grid, context)
         outcome, details = SubStatus.COMPLETED, ""
     finally:
-        _give_back(runtime, outcome, details, context)
-        if outcome != SubStatus.COMPLETED:
-            with contextlib.suppress(Exception), control(home) as client:
-                client.StopRun(StopRunRequest(run_id=run_id))
         heartbeat.stop()
+        if not _stop(home, run_id):
+            _give_back(runtime, outcome, details, context)
         grid.close()
 
 
@@ -178,6 +176,14 @@ def _take(home: Home, run_id: int) -> tuple[HttpGrid, Any]:
             return grid, given
         _give_back(grid._runtime_client, SubStatus.FAILED, "its process ended", None)
         grid.close()
+
+
+def _stop(home: Home, run_id: int) -> bool:
+    """End a run however it went, and have the link delete what was sent in it: of a run that finished by
+    itself Flower keeps all that nobody fetched."""
+    with contextlib.suppress(Exception), control(home) as client:
+        return bool(client.StopRun(StopRunRequest(run_id=run_id)).success)
+    return False
 
 
 def _give_back(runtime: Any, outcome: str, details: str, context: Context | None) -> None:

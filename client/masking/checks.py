@@ -64,9 +64,10 @@ class Deduped:
 
 def dedupe(
     table: Table, policy: Policy, out: Path, progress: Progress, *, inputs: Sequence[Path] = (),
-    as_is: bool = False,
+    as_is: bool = True,
 ) -> Deduped:  # fmt: skip
-    """Write the table with one row for each person, in order of first appearance. In memory are the columns
+    """Write the table with one row for each person, in order of first appearance: it is masked and matched
+    next, so its cells stay as they are unless it is for people (not ``as_is``). In memory are the columns
     that tell a person, and the rows that repeat one. Raises DataError, ConfigError."""
     rule = policy.duplicate_rule()
     newest = policy.duplicates.newest if policy.duplicates else None

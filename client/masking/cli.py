@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -30,6 +29,7 @@ from client.masking.options import (
     prepared,
     progress_of,
     store_of,
+    who,
 )
 from privacy.errors import ConfigError
 from privacy.identifiers import HOME_REGION
@@ -82,7 +82,7 @@ def mask(
     with progress_of(source) as progress:
         done = run.mask(
             source, rules, purpose.value, out, keys=ring, encrypt=encrypt, randomness=os.urandom,
-            progress=progress, actor=getpass.getuser(), now=datetime.now(UTC),
+            progress=progress, actor=who(), now=datetime.now(UTC),
             inputs=files_of(policy, keys, rules), as_is=as_is,
         )  # fmt: skip
     shown: list[list[object]] = [
@@ -220,7 +220,13 @@ def dedupe(
     keys: KeysOption = None,
     encoding: EncodingOption = "utf-8",
     inside: InsideOption = None,
-    as_is: AsIsOption = False,
+    for_people: Annotated[
+        bool,
+        typer.Option(
+            "--for-people",
+            help="for a spreadsheet: an apostrophe before cells of a CSV that it would run as a formula",
+        ),
+    ] = False,
 ) -> None:
     """Merge rows of one person; print the share of repeated rows before and after."""
     from client.masking import checks
@@ -228,10 +234,12 @@ def dedupe(
     rules, source, _ = prepared(table, policy, keys, encoding, inside)
     with progress_of(source) as progress:
         done = checks.dedupe(
-            source, rules, out, progress, inputs=files_of(policy, keys, rules), as_is=as_is
-        )
-    typer.echo(
-        f"repeated rows: {done.before:.2%} before, {done.after:.2%} after; {done.rows} rows into {out}"
+            source, rules, out, progress, inputs=files_of(policy, keys, rules),
+            as_is=not for_people,
+        )  # fmt: skip
+    console.say(
+        f"repeated rows: {done.before:.2%} before, {done.after:.2%} after; {done.rows} rows into {{}}",
+        out,
     )
     if done.uncompared:
         console.say(
@@ -260,19 +268,21 @@ def upload(
         matched.removesuffix(".csv"), platform, policies.load(policy), out, home=partner,
         store=store_of(partner), now=datetime.now(UTC), inputs=[policy],
     )  # fmt: skip
-    typer.echo(
-        f"{counts.rows} rows for {platform} into {out}; {counts.people} people in the list,"
-        f" {counts.without} without a usable identifier"
-    )
+    console.say(
+        "{} rows for {} into {}; {} people in the list, {} without a usable identifier",
+        counts.rows, platform, out, counts.people, counts.without,
+    )  # fmt: skip
 
 
 def _preview(
     rules: Policy, source: Table, ring: KeyRing | None, purpose: Purpose, count: int
 ) -> None:
     from client.masking import run
+    from client.masking.tables import column_errors
 
-    first, done = source.head(count), run.Outcome()
-    after = next(run.masked_blocks(source, rules, purpose.value, ring, os.urandom, done))
+    with column_errors(source):
+        first, done = source.head(count), run.Outcome()
+        after = next(run.masked_blocks(source, rules, purpose.value, ring, os.urandom, done))
     for row in range(len(first)):
         shown: list[list[object]] = [
             [

@@ -3,7 +3,6 @@ from a token."""
 
 from __future__ import annotations
 
-import getpass
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +24,7 @@ from client.masking.options import (
     files_of,
     key_ring,
     store_of,
+    who,
 )
 from privacy.errors import ConfigError
 from protos import console
@@ -76,14 +76,15 @@ def keys_retoken(
 ) -> None:
     """Bring a table's tokens to the current key. HMACs have no way back: mask the table again."""
     from client.masking import policy as policies
-    from client.masking import reveal, tables
+    from client.masking import tables
+    from client.masking.retoken import retoken
 
     rules = policies.load(policy)
     ring = key_ring(keys, rules, policy)
     if ring is None:
         raise ConfigError("key", "retoken needs a key")
     source = tables.opened(table, keys=ring, encoding=encoding, quoted=not as_is)
-    rows, names = reveal.retoken(
+    rows, names = retoken(
         source, rules, purpose.value, out, keys=ring, inputs=files_of(policy, keys, rules),
         as_is=as_is,
     )  # fmt: skip
@@ -162,9 +163,9 @@ def reveal_ask(
 
     rules, partner = policies.load(policy), Home(home)
     partner.check_output(out)
-    source = tables.opened(table, keys=key_ring(keys, rules, policy), quoted=True)
+    source = tables.copied(table, keys=key_ring(keys, rules, policy), quoted=True)
     request = reveal.ask(
-        source, rules, column, purpose.value, reason, getpass.getuser(), out,
+        source, rules, column, purpose.value, reason, who(), out,
         hours=hours, now=datetime.now(UTC), randomness=os.urandom, home=partner,
         store=store_of(partner), key=key_id, inputs=files_of(policy, keys, rules),
     )  # fmt: skip
@@ -186,18 +187,19 @@ def reveal_approve(
 
     wanted = reveal.load(request)
     console.say("{} asks for column '{}': {}", wanted.by, wanted.column, wanted.reason)
-    console.say("  table {}, policy {}, for {}", wanted.table, wanted.policy, wanted.purpose)
+    console.say(
+        "  behind it: {} of kind {}, domain {}, for {}",
+        wanted.transform, wanted.kind, wanted.domain, wanted.purpose,
+    )  # fmt: skip
+    console.say("  table {}: {} rows, {}", wanted.table_name, wanted.rows, wanted.table)
+    console.say("  policy {}: {}", wanted.policy_name, wanted.policy)
     console.say("  key {}, until {}", wanted.key or "the current one", wanted.expires)
     console.say(
         "  asked at {}, entry {} of {}'s journal", wanted.asked, wanted.entry, wanted.partner
     )
     if not confirmed:
-        typer.confirm("Approve?", abort=True)
-    signed = reveal.approve(request, name, key, datetime.now(UTC))
-    own = {"approver": None, "signature": None}
-    if signed.model_copy(update=own) != wanted.model_copy(update=own):
-        request.unlink()  # it holds a signature under what nobody was shown
-        raise ConfigError(str(request), "was changed while it was shown; it is removed, ask again")
+        console.agree("Approve?")
+    reveal.approve(request, name, key, datetime.now(UTC), agreed=wanted)
     console.say("approved by {}", name)
 
 
@@ -220,7 +222,7 @@ def reveal_open(
     ring = key_ring(keys, rules, policy)
     if ring is None:
         raise ConfigError("key", "there is no way back without the key")
-    source = tables.opened(table, keys=ring, quoted=not as_is)
+    source = tables.copied(table, keys=ring, quoted=not as_is)
     partner = Home(home)
     partner.check_output(out)
     rows = reveal.reveal(

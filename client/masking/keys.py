@@ -9,14 +9,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.home import check_output
 from privacy.errors import ConfigError, ParameterError
 from privacy.masking.keyed import KEY_BYTES, MasterKey
 from privacy.randomness import Randomness
-from protos.files import read_private, write_private
+from protos.files import LARGEST_KEY, locked, read_private, write_private
+from protos.places import check_output
 
 SERVICE = "tallystick-masking"
 _LINE = re.compile(r"[0-9a-f]{64}")
@@ -74,9 +75,10 @@ class KeySource:
 
     def rotate(self, randomness: Randomness) -> KeyRing:
         """A new current key before those that are there."""
-        self.read()
-        self._write(randomness(KEY_BYTES).hex() + "\n" + (self._text() or ""))
-        return self.read()
+        with locked(Path(self.name)) if self.scheme == "file" else nullcontext():
+            self.read()
+            self._write(randomness(KEY_BYTES).hex() + "\n" + (self._text() or ""))
+            return self.read()
 
     def _text(self) -> str | None:
         if self.scheme == "env":
@@ -99,6 +101,10 @@ class KeySource:
         if self.scheme == "keyring":
             _keyring().set_password(SERVICE, self.name, text)
             return
+        if len(text) > LARGEST_KEY:
+            raise ConfigError(
+                str(self), f"has no room for another key: {LARGEST_KEY >> 10} KiB are read back"
+            )
         try:
             check_output(Path(self.name))
             write_private(Path(self.name), text.encode(), once=once)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -117,6 +118,15 @@ def files_of(policy: Path, keys: str | None, rules: Policy) -> list[Path]:
         source = source if keys is not None else source.at(policy.parent)
         found += [Path(source.name)] if source.scheme == "file" else []
     return found
+
+
+def who() -> str:
+    """Who runs this command, as the system knows it: the environment says whatever its user wants."""
+    user = os.getuid()
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return f"uid {user}"
 
 
 def store_of(partner: Home) -> Store:

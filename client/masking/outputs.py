@@ -15,11 +15,11 @@ from typing import Any
 
 import polars as pl
 
-from client.home import check_output
 from client.masking import parquet_keys, quoting
 from client.masking.keys import KeyRing
 from privacy.errors import ConfigError, DataError
 from protos.files import new_private
+from protos.places import check_output
 
 
 class Writer:
@@ -71,6 +71,11 @@ class Writer:
         if self._parquet is not None:
             with suppress(Exception):
                 self._parquet.close()
+
+
+def spelled(name: str) -> str:
+    """A file's name as a text: bytes that are not UTF-8 as escapes."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def repetitive(block: pl.DataFrame) -> list[str]:

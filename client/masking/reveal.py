@@ -1,13 +1,16 @@
 """Tokens turned back: only with the key, an approval by somebody listed, and two entries in the journal.
 
     ask       the journal gets "asked to reveal" with the request's digest; the request names that entry
-    approve   somebody whom partner.toml lists signs all of it (Ed25519), the entry and its time too
+    approve   somebody whom partner.toml lists is shown all of it and signs just that (Ed25519), the entry and
+              its time too: not the column's name alone, which the asker chose, but what the tokens are of
     open      this journal must hold exactly that entry, and none yet that used it; "reveal COLUMN" is written
               before the file appears
 
 So what was approved, until when and whether it was used is in the journal and nowhere else: a copy of the
 folder without its ``state`` has no such entry and opens nothing; a database that was put back is behind its
-mark. An approval holds at most :data:`LONGEST` from the entry's time, whatever its file says.
+mark. Digest and rows of a table are of one copy of it, which nobody else can reach: who may rename files
+cannot have another table opened than the one that was approved. An approval holds at most :data:`LONGEST`
+from the entry's time, whatever its file says.
 
 *Not* handled: a copy of the whole folder, ``state`` and all, opens once more where nobody sees it, for who
 also has the masking key. Put back in the gate's place it is found as every restored backup is, by the heads
@@ -20,27 +23,28 @@ import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import polars as pl
 import tomli_w
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from client import marks
-from client.home import Home, check_output
+from client.home import Home
 from client.journal import Journal
 from client.masking.keys import KeyRing
-from client.masking.outputs import created
+from client.masking.outputs import created, spelled
 from client.masking.policy import Policy, Purpose
-from client.masking.tables import Table, file_digest
+from client.masking.tables import Copy, Table, column_errors
 from client.store import Store
-from privacy.errors import ConfigError, ProtocolError
-from privacy.masking.keyed import enciphered, opened, tokens
+from privacy.errors import ConfigError, DataError, ProtocolError
+from privacy.masking.keyed import enciphered, opened
 from privacy.masking.transform import Column
 from privacy.randomness import Randomness
 from protos import alliance, identity
 from protos.files import read_private, write_private
+from protos.places import check_output
 from protos.toml import Strict, build, canonical, read_toml
 
 APPROVAL = identity.STATEMENT + b"reveal"
@@ -52,17 +56,32 @@ _LATER = frozenset(("entry", "digest", "approver", "signature"))
 """Fields that are not there yet when the request is entered."""
 
 
+_Text = Annotated[str, Field(max_length=255)]
+
+
 class Request(Strict):
-    """What is asked, and who allowed it. ``table``: SHA-256 of the file. ``key``: id of the key that FF1
-    was done with, None for the current one; tokens say it themselves. ``partner``, ``entry``, ``digest``: in
-    whose journal it stands, as which entry, and that entry's digest."""
+    """What is asked, and who allowed it.
+
+    table, table_name, rows   SHA-256 of the file, what the asker calls it, and how many rows it has
+    policy, policy_name       the same of the policy
+    kind, domain, transform   of the column, by the policy; tokens of another domain do not open
+    key                       id of the key that FF1 was done with, None for the current one; tokens say it
+                              themselves
+    partner, entry, digest    in whose journal it stands, as which entry, and that entry's digest
+    """
 
     version: Literal[2] = 2
     id: str = Field(pattern="^[0-9a-f]{32}$")
     table: str = Field(pattern="^[0-9a-f]{64}$")
+    table_name: _Text
+    rows: int = Field(ge=0)
     policy: str = Field(pattern="^[0-9a-f]{64}$")
+    policy_name: _Text
     column: str
     purpose: Purpose
+    kind: _Text
+    domain: _Text
+    transform: _Text
     key: str | None = None
     reason: str = Field(min_length=8, max_length=500)
     by: str = Field(min_length=1, max_length=64)
@@ -73,6 +92,20 @@ class Request(Strict):
     digest: str = Field(default="", pattern="^([0-9a-f]{64})?$")
     approver: str | None = None
     signature: str | None = None
+
+    @field_validator("asked", "expires")
+    @classmethod
+    def _utc(cls, value: datetime) -> datetime:
+        if value.tzinfo is None:
+            raise ValueError("needs a time zone, such as 2027-01-31T00:00:00Z")
+        try:
+            return value.astimezone(UTC)
+        except OverflowError:
+            raise ValueError("is out of range") from None
+
+    def asks(self) -> Request:
+        """The same without who approved it."""
+        return self.model_copy(update={"approver": None, "signature": None})
 
     def content(self) -> bytes:
         """What the journal holds the digest of."""
@@ -85,7 +118,7 @@ class Request(Strict):
 
 
 def ask(
-    table: Table,
+    table: Copy,
     policy: Policy,
     column: str,
     purpose: Purpose,
@@ -103,14 +136,17 @@ def ask(
 ) -> Request:
     """Enter a request into the journal and write it. Raises ConfigError if the policy makes no token of the
     column, or ``out`` is there and no request."""
-    _token(policy, column, purpose)
-    _has(table, [column])
+    token = _token(policy, column, purpose)
+    table.check_has([column])
     _check_place(out)
-    request = Request(
-        id=randomness(16).hex(), table=file_digest(table.path), policy=policy.digest(),
-        column=column, purpose=purpose, key=key, reason=reason, by=by, partner=home.config().name,
-        asked=now, expires=now + min(timedelta(hours=hours), LONGEST),
-    )  # fmt: skip
+    plain = {
+        "id": randomness(16).hex(), "table": table.digest(), "table_name": spelled(table.name),
+        "rows": _rows(table, column), "policy": policy.digest(), "policy_name": policy.name,
+        "column": column, "purpose": purpose, **_behind(token), "key": key, "reason": reason, "by": by,
+        "partner": home.config().name, "asked": now,
+        "expires": now + min(timedelta(hours=hours), LONGEST),
+    }  # fmt: skip
+    request = build(Request, plain)  # its errors show no value
     journal = _journal(home, store, now)
     with store.transaction():
         journal.record(ASKED, request.id, request.content(), by)
@@ -119,6 +155,17 @@ def ask(
     entered = request.model_copy(update={"entry": sequence, "digest": digest.hex()})
     _write(out, entered, [table.path, *inputs])
     return entered
+
+
+def _behind(token: Column) -> dict[str, str]:
+    """What is behind a column's name."""
+    return {"kind": token.kind, "domain": token.domain, "transform": token.transform.do}
+
+
+def _rows(table: Table, column: str) -> int:
+    if table.rows is not None:
+        return table.rows
+    return sum(len(block) for block in table.blocks([column]))
 
 
 def _check_place(out: Path) -> None:
@@ -139,12 +186,22 @@ def _is_earlier(path: Path) -> bool:
         return False
 
 
-def approve(path: Path, approver: str, key_file: Path, now: datetime) -> Request:
-    """Sign a request in place, as ``approver``."""
+def approve(
+    path: Path, approver: str, key_file: Path, now: datetime, *, agreed: Request | None = None
+) -> Request:
+    """Sign a request in place, as ``approver``.
+
+    ``agreed``: what was shown; the file may have been replaced while somebody read. Raises ConfigError,
+    before there is a signature of anything else.
+    """
     request = load(path)
+    if agreed is not None and request.asks() != agreed.asks():
+        raise ConfigError(
+            str(path), "was changed while it was shown; nothing was signed, look at it again"
+        )
     if now >= request.expires:
         raise ConfigError(str(path), "the request has expired; ask again")
-    if request.expires > request.asked + LONGEST:
+    if request.expires - request.asked > LONGEST:
         raise ConfigError(str(path), f"would hold over {LONGEST.days} days; ask again")
     if not request.entry or not request.digest:
         raise ConfigError(str(path), "was never entered into a journal; ask again")
@@ -166,7 +223,7 @@ def new_approver(name: str, path: Path, randomness: Randomness) -> str:
 
 
 def reveal(
-    table: Table,
+    table: Copy,
     policy: Policy,
     request_file: Path,
     out: Path,
@@ -185,6 +242,8 @@ def reveal(
     _check(request, table, policy, home, now)
     _check_entered(request, journal, home, store, now)
     token = _token(policy, request.column, request.purpose)
+    if _behind(token) != request.model_dump(include=set(_behind(token))):
+        raise ConfigError("column", "is not of the kind, domain and transform that were approved")
     used = keys.keys.get(request.key) if request.key else keys.current
     if used is None:
         raise ConfigError("key", f"key {request.key} is not there")
@@ -192,22 +251,32 @@ def reveal(
     taken = [request_file, *inputs]
     with created(out, table.path, None, inputs=taken, as_is=as_is) as writer:
         for block in table.blocks():
-            values = block[request.column].cast(pl.String)
+            with column_errors(table):
+                values = block[request.column].cast(pl.String)
             if token.transform.do == "token":
                 back = opened(values, keys.keys, token.domain, rows)
             else:
                 back = enciphered(values, used, token.domain, back=True)
             writer.write(block.with_columns(back.alias(request.column)))
             rows += len(block)
+        if rows != request.rows:
+            raise ConfigError("rows", "are not as many as were approved; ask again")
         with store.transaction():
             _check_entered(request, journal, home, store, now)
             kind = f"{OPENED}{request.column}"
             journal.record(kind, request.id, request.statement(), request.by)
+    # Not before: the entry has used the approval up, and a mark that fails must not take the file with it.
+    try:
         marks.put(home, store, journal)
+    except (ConfigError, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise DataError(
+            f"{out.name} is written and entered, but state/mark is not: {reason}"
+        ) from None
     return rows
 
 
-def _check(request: Request, table: Table, policy: Policy, home: Home, now: datetime) -> None:
+def _check(request: Request, table: Copy, policy: Policy, home: Home, now: datetime) -> None:
     if request.approver is None or request.signature is None:
         raise ConfigError("approver", "nobody has approved this request; `reveal approve` signs it")
     listed = home.config().masking.approvers
@@ -217,7 +286,7 @@ def _check(request: Request, table: Table, policy: Policy, home: Home, now: date
         )
     if now >= request.expires:
         raise ConfigError("expires", "the approval has expired; ask again")
-    if request.table != file_digest(table.path) or request.policy != policy.digest():
+    if request.table != table.digest() or request.policy != policy.digest():
         raise ConfigError("table", "the approval is for another table, or policy")
     public = identity.decode_key(listed[request.approver], f"masking.approvers.{request.approver}")
     try:
@@ -277,36 +346,6 @@ def _token(policy: Policy, name: str, purpose: Purpose) -> Column:
     )
 
 
-def _has(table: Table, columns: list[str]) -> None:
-    for name in columns:
-        if name not in table.names:
-            raise ConfigError(f"columns.{name}", f"{table.name} has no such column")
-
-
-def retoken(
-    table: Table, policy: Policy, purpose: Purpose, out: Path, *, keys: KeyRing,
-    inputs: Sequence[Path] = (), as_is: bool = False,
-) -> tuple[int, list[str]]:  # fmt: skip
-    """The table with its tokens under the current key; rows, and which columns. What an earlier key made
-    as HMAC or FF1 stays: an HMAC has no way back, and FF1 does not say which key made it."""
-    columns = [c for c in policy.for_purpose(purpose) if c.transform.do == "token"]
-    names = [column.name for column in columns]
-    if not columns:
-        raise ConfigError("columns", f"no column is a token for {purpose}")
-    _has(table, names)
-    rows = 0
-    with created(out, table.path, None, inputs=inputs, as_is=as_is) as writer:
-        for block in table.blocks():
-            for column in columns:
-                values = block[column.name].cast(pl.String)
-                plain = opened(values, keys.keys, column.domain, rows)
-                again = tokens(plain, keys.current, column.domain)
-                block = block.with_columns(again.alias(column.name))
-            writer.write(block)
-            rows += len(block)
-    return rows, names
-
-
 def load(path: Path) -> Request:
     """Read a request. Raises ConfigError."""
     plain = read_toml(path)
@@ -328,6 +367,4 @@ def read_key(path: Path) -> Ed25519PrivateKey:
 
 def _write(path: Path, request: Request, inputs: Sequence[Path] = ()) -> None:
     plain = request.model_dump(mode="python", exclude_none=True)
-    for name in ("asked", "expires"):
-        plain[name] = plain[name].astimezone(UTC)
     write_private(path, tomli_w.dumps(plain).encode(), inputs=inputs)

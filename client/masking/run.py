@@ -15,9 +15,9 @@ from typing import Any
 import polars as pl
 
 from client.masking.keys import KeyRing
-from client.masking.outputs import Writer, created, written
+from client.masking.outputs import Writer, created, spelled, written
 from client.masking.policy import Policy, Purpose, Role
-from client.masking.tables import Table, column_errors, file_digest
+from client.masking.tables import Table, column_errors
 from privacy.errors import ConfigError, DataError, ReleaseRefused
 from privacy.masking import risk, scan, transform
 from privacy.masking.transform import Counts
@@ -144,7 +144,10 @@ def mask(
     if encrypt and keys is None:
         raise ConfigError("--encrypt", "needs a key; name one in the policy or with --keys")
     sealing = keys if encrypt else None
-    with created(out, table.path, sealing, inputs=inputs, as_is=as_is) as writer:
+    with (
+        column_errors(table),
+        created(out, table.path, sealing, inputs=inputs, as_is=as_is) as writer,
+    ):
         blocks = masked_blocks(table, policy, purpose, keys, randomness, outcome)
         if purpose == "release":
             outcome.after = _released(blocks, writer, policy, out.parent, progress)
@@ -153,7 +156,7 @@ def mask(
                 writer.write(block)
                 progress(len(block))
         used = keys if encrypt or policy.needs_key(purpose) else None
-        made = {"file": out.name, "sha256": writer.digest(), "rows": outcome.rows}
+        made = {"file": spelled(out.name), "sha256": writer.digest(), "rows": outcome.rows}
         lineage = lineage_of(table, policy, purpose, made, used, outcome, actor, now)
         beside = out.with_name(out.name + ".lineage.json")
         lineage.write(beside, [table.path, *inputs])  # before the table is in place
@@ -281,7 +284,7 @@ def lineage_of(
         plain = how.model_dump(mode="json", exclude_defaults=True) if how else {}
         columns[name] = {**asdict(counts), "transform": plain}
     return Lineage(
-        {"file": table.name, "sha256": file_digest(table.path), "rows": outcome.rows},
+        {"file": spelled(table.name), "sha256": table.digest(), "rows": outcome.rows},
         made,
         {"name": policy.name, "sha256": policy.digest()},
         purpose,

@@ -206,7 +206,7 @@ class MatchTask:
                 with self._session.watching():
                     self._session.connect(spool, deadline)
                     deadline, pause = self._monotonic() + PATIENCE, FIRST_PAUSE
-                    self.at.heads.take(self._session.heads())
+                    self.at.heads.take(self._session.heads(), self.id)
                     self._start()
                     self._read(spool)
                     reply = self._match(spool)  # again after a break: the peer may need it

@@ -93,7 +93,7 @@ class NoisySumTask:
         stored = self.at.store.reply(self.id, "prepare", pin)
         if stored is not None:
             return wire.parse(wire.PreparedReply, stored)
-        self.at.heads.take({party: list(message.heads) for party, message in said.items()})
+        self.at.heads.take({party: list(message.heads) for party, message in said.items()}, self.id)
         keys = rounds.new_keys(len(self.plan), self.at.randomness)
         shares: list[wire.Share] = []
         if self.roster.dropouts:
@@ -360,7 +360,7 @@ class NoisySumTask:
             if len(rosters) != 1 or same != [mine.statement.body]:
                 raise Refused(Code.ROSTER, "the partners prepared for different cohorts")
             self._check_shares(request, found)
-            self.at.heads.note(m.head for p, m in found.items() if p != self.at.me)
+            self.at.heads.note((m.head for p, m in found.items() if p != self.at.me), self.id)
             shares = request.shares if self.roster.dropouts else ()
             addressed = [s for s in shares if s.receiver == self.at.me]
             keep = wire.Release(prepared=request.prepared, shares=addressed)

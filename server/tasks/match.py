@@ -4,9 +4,9 @@ It relays a stream it cannot read and learns a noisy size, or that a list was de
 is read within its bounds (:mod:`protos.statements`, :mod:`server.tasks.figures`) and nothing of it is
 repeated as it came.
 
-A match in which nobody gets on is ended. While all parties say that they work, any of them may be the one
-that the others wait for, so all are told with how far they say to be; once the others have answered, it is
-the one that has not.
+A match in which nobody gets on is ended. Any party may be the one that the others wait for, one that has
+answered here as well, since nobody else reads what it sends its peers: all are told, with how far they say to
+be, and none is named as the one.
 
 Not handled: a party that says it gets on and does not, for a day at most; what the parties' gates still hold
 then: `resume` goes on, `cancel` frees them.
@@ -61,6 +61,7 @@ class MatchDrive:
         self.notes: list[str] = []
         self.charged = False
         self._advanced: dict[str, tuple[float, tuple[int, int]]] = {}
+        self._begun = float("inf")
 
     def run(self) -> dict[str, Any]:
         """Figures with their deviations, or who got a list; and the engine. Raises RoundFailed."""
@@ -78,7 +79,7 @@ class MatchDrive:
         self.charged = True
         try:
             answers = self.rounds.ask(
-                dict.fromkeys(parties, match), working=self._note, patience=LONGEST,
+                dict.fromkeys(parties, match), working=self._note, patience=LONGEST + STALLED,
                 expect="match",
             )  # fmt: skip
         except PartnerFailed as refused:
@@ -113,21 +114,25 @@ class MatchDrive:
     def _note(self, busy: Mapping[str, tuple[int, int]], waiting: Sequence[str]) -> None:
         """Raises RoundFailed where nobody got on for long."""
         now = self.rounds.now()
+        self._begun = min(self._begun, now)
         for name, at in busy.items():
             if name not in self._advanced or self._advanced[name][1] != at:
                 self._advanced[name] = (now, at)
             self._progress(name, *at)
         if busy and all(now - self._advanced[name][0] > STALLED for name in busy):
-            raise self._stalled(busy, waiting)
+            raise self._over(f"no progress for {STALLED / 60:.0f} minutes", busy, waiting)
+        if busy and now - self._begun > LONGEST:
+            raise self._over(f"no end after {LONGEST / 3600:.0f} hours", busy, waiting)
 
-    def _stalled(self, busy: Mapping[str, tuple[int, int]], waiting: Sequence[str]) -> RoundFailed:
-        told = ", ".join(f"{name} at {done} of {total}" for name, (done, total) in busy.items())
-        minutes = f"{STALLED / 60:.0f} minutes"
-        if len(waiting) == 1:
-            text = f"no progress for {minutes}: {told}, all others have answered"
-            return PartnerFailed(waiting[0], text, Code.UNAVAILABLE)
+    def _over(
+        self, why: str, busy: Mapping[str, tuple[int, int]], waiting: Sequence[str]
+    ) -> RoundFailed:
+        told = [f"{name} at {done} of {total}" for name, (done, total) in busy.items()]
+        told += [f"{name} has not answered" for name in waiting if name not in busy]
+        told += [f"{name} has answered here" for name in self.spec.parties if name not in waiting]
         return RoundFailed(
-            f"no progress for {minutes}: {told}; each may be waiting for another. The job continues with"
+            f"{why}: {', '.join(told)}; each may be waiting for another,"
+            " and what they send each other nobody else reads. The job continues with"
             " `tallystick-coordinator resume`"
         )
 

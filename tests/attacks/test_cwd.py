@@ -1,21 +1,32 @@
 """A folder that somebody else filled, in which the owner types a command.
 
-Nothing there is run, imported or unpickled: not by the command, and not by a process that it starts.
+Nothing there is run, imported or unpickled: not by the command, and not by a process that it starts. Nor is
+a partner's folder that somebody else prepared, or the file in it that says what is run, believed.
 """
 
 from __future__ import annotations
 
 import ast
 import contextlib
+import io
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from client import cli as partner_cli
+from client import setup
+from client.home import Home as PartnerHome
+from privacy.errors import ConfigError
+from protos import console
+from server import callers
+from server import cli as coordinator_cli
+from server import setup as coordinator_setup
 from simulations.alliances import Alliance
 from simulations.live import free_ports, tree
 from tests.conftest import ROOT
@@ -195,3 +206,157 @@ def test_no_module_is_looked_for_by_a_name_from_outside() -> None:
                 "eval", "importlib.metadata.entry_points", "pickle.load", "pickle.loads",
             ):  # fmt: skip
                 pytest.fail(f"{path}: {dotted(node.func)}")
+
+
+# ---------------------------------------------------------------------- a home that somebody prepared
+
+OTHER = 65534
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
+READING = [("doctor",), ("doctor", "--data"), ("journal", "show"), ("journal", "verify"), ("refusals",),
+           ("ledger",), ("audience", "list"), ("heads",)]  # fmt: skip
+
+
+def poisoned(home: PartnerHome, flag: Path) -> None:
+    """partner.toml names a program for the storage key, and something has run here."""
+    text = home.config_file.read_text()
+    command = f'["/bin/sh", "-c", "echo ran > {flag}; echo {"0" * 64}"]'
+    home.config_file.write_text(
+        f'{text}\n[keys]\nstorage = "command"\nstorage_command = {command}\n'
+    )
+    home.database.write_bytes(b"")
+
+
+def typed_in(folder: Path, *arguments: str) -> tuple[int, list[str]]:
+    """Exit code and lines of a command that its owner types in ``folder``, without ``--home``."""
+    if arguments[0] == "start":
+        program = str(Path(sys.executable).parent / "tallystick-partner")
+        done = subprocess.run(
+            [program, *arguments],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        return done.returncode, (done.stdout + done.stderr).splitlines()
+    out = io.StringIO()
+    with (
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(out),
+    ):
+        code = console.run(partner_cli.app, arguments)
+    return code, out.getvalue().splitlines()
+
+
+def test_the_program_for_the_key_would_run(tmp_path: Path) -> None:
+    """So the tests below see it if it does."""
+    home = setup.init(tmp_path / "partner", "bank", os.urandom)
+    poisoned(home, tmp_path / "ran")
+    typed_in(tmp_path, "refusals")
+    assert (tmp_path / "ran").exists()
+
+
+@as_root
+@pytest.mark.parametrize("how", ["theirs", "open", "state open"])
+@pytest.mark.parametrize("command", READING)
+def test_a_home_that_others_can_fill_is_not_believed_by_a_command_that_only_reads(
+    tmp_path: Path, command: tuple[str, ...], how: str
+) -> None:
+    """``--home`` is ``./partner``: whoever prepared the current folder would name the program that runs."""
+    home = setup.init(tmp_path / "partner", "bank", os.urandom)
+    poisoned(home, tmp_path / "ran")
+    if how == "theirs":
+        for path in (home.root, *home.root.rglob("*")):
+            os.chown(path, OTHER, OTHER)
+    elif how == "open":
+        home.root.chmod(0o777)
+    else:
+        home.state.chmod(0o777)
+    code, lines = typed_in(tmp_path, *command)
+    assert code in (1, 2), lines
+    assert len(lines) == 1
+    assert "other user" in lines[0] or "another user" in lines[0]
+    assert not (tmp_path / "ran").exists()
+
+
+@as_root
+@pytest.mark.parametrize("how", ["theirs", "open", "link", "pipe"])
+@pytest.mark.parametrize("command", [*READING, ("start",), ("check", "absent.toml")])
+def test_settings_that_others_can_write_are_not_believed(
+    tmp_path: Path, command: tuple[str, ...], how: str
+) -> None:
+    """In a folder that is the owner's and that everybody may enter."""
+    home = setup.init(tmp_path / "partner", "bank", os.urandom)
+    poisoned(home, tmp_path / "ran")
+    home.root.chmod(0o755)
+    if how == "theirs":
+        os.chown(home.config_file, OTHER, OTHER)
+    elif how == "open":
+        home.config_file.chmod(0o666)
+    else:
+        home.config_file.rename(tmp_path / "elsewhere")
+        if how == "link":
+            home.config_file.symlink_to(tmp_path / "elsewhere")
+        else:
+            os.mkfifo(home.config_file)
+    assert typed_in(tmp_path, *command)[0] in (1, 2)
+    assert not (tmp_path / "ran").exists()
+    with pytest.raises(ConfigError, match=r"partner\.toml"):
+        home.config()
+
+
+def test_settings_that_others_can_read_are_fine(make_alliance: Callable[..., Alliance]) -> None:
+    found = make_alliance()
+    bank = found.partners["bank"]
+    for path in (bank.config_file, bank.contract_file, found.coordinator.draft_file):
+        path.chmod(0o644)
+    assert bank.config().name == "bank"
+    assert bank.contract().digest() == found.contract.digest()
+
+
+@pytest.mark.parametrize("side", ["coordinator", "partner"])
+def test_a_contract_in_use_that_others_can_write_is_not_believed(
+    make_alliance: Callable[..., Alliance], side: str
+) -> None:
+    found = make_alliance()
+    home = found.coordinator if side == "coordinator" else found.partners["bank"]
+    home.contract_file.chmod(0o666)
+    with pytest.raises(ConfigError, match="other users"):
+        home.contract()
+
+
+@pytest.mark.parametrize("name", ["coordinator.toml", "draft.toml", "state/revoked.toml"])
+def test_what_a_coordinator_decides_by_is_its_own(
+    make_alliance: Callable[..., Alliance], name: str
+) -> None:
+    home = make_alliance().coordinator
+    callers.revoke(home, "bank", "for a test", datetime.now(UTC))
+    (home.root / name).chmod(0o666)
+    work = callers.revoked if "revoked" in name else lambda at: coordinator_setup.invite(at, "new")
+    with pytest.raises(ConfigError, match="other users"):
+        work(home)
+    if name == "state/revoked.toml":
+        assert not callers.Callers(home).allows(
+            "shop"
+        )  # a list that is not believed lets nobody in
+
+
+def test_the_folder_of_a_coordinator_is_looked_at(make_alliance: Callable[..., Alliance]) -> None:
+    home = make_alliance().coordinator
+    home.state.chmod(0o777)
+    for work in (home.config, home.contract):
+        with pytest.raises(ConfigError, match="other users"):
+            work()
+
+
+def test_results_of_no_coordinator_make_no_folder(tmp_path: Path) -> None:
+    for command in ("results", "resume", "watch"):
+        arguments = [
+            command,
+            *(["x"] if command != "results" else []),
+            "--home",
+            str(tmp_path / "no"),
+        ]
+        assert console.run(coordinator_cli.app, arguments) == 2
+    assert not (tmp_path / "no").exists()

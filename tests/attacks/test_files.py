@@ -1,5 +1,5 @@
 """Another user of the machine prepares files, links and folders where a partner's commands will write or
-read, and a partner's own slip names an input as the output."""
+read, and a partner's own slip names an input as the output; two commands at once; a disk that is full."""
 
 from __future__ import annotations
 
@@ -8,10 +8,17 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import tomli_w
 
+from client import cli as partner_cli
 from client import setup
 from client.home import Home
 from client.jobkeys import JobKeys
@@ -19,8 +26,16 @@ from client.masking.keys import KeySource
 from client.spill import DiskSpool
 from client.store import Store
 from privacy.errors import ConfigError
+from protos import alliance, console, files
 from protos.addresses import JobId
 from protos.files import open_private, own_folder, write_private
+from protos.places import check_output
+from protos.toml import read_toml
+from server import admission, callers
+from server import setup as coordinator_setup
+from server.home import CoordinatorConfig
+from server.home import Home as CoordinatorHome
+from simulations.alliances import Alliance
 from tests.client.masking.conftest import prepared
 from tests.conftest import ROOT
 
@@ -278,3 +293,193 @@ def test_a_log_that_leads_elsewhere_is_not_written_into(tmp_path: Path) -> None:
     assert (folder / "mine").read_bytes() == b"so far, and on"
     assert (folder / "mine").stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "victim").read_bytes() == b"precious"
+
+
+# ---------------------------------------------------------------------- outputs of joining and signing
+
+HUBS = ["coordinator.toml", "draft.toml", "alliance.toml", "keys/identity.key", "keys/new.toml",
+        "state/store.db", "state/revoked.toml", "parties/bank.toml", "invitations/shop.invitation.toml",
+        "certificates/bank.pem", "invitations/../keys/ca.key"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HUBS)
+def test_nothing_in_a_coordinators_folder_is_an_output(
+    make_alliance: Callable[..., Alliance], name: str
+) -> None:
+    found = make_alliance()
+    out = found.coordinator.root / name
+    for work in (check_output, found.partners["bank"].check_output):
+        with pytest.raises(ConfigError, match="coordinator's own"):
+            work(out)
+
+
+def test_join_and_heads_and_sign_take_nothing_away(
+    make_alliance: Callable[..., Alliance], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """0.5.0 wrote an application over a table, a journal and a coordinator's key, with exit code 0."""
+    found = make_alliance()
+    bank, hub = found.partners["bank"], found.coordinator
+    table = bank.root / "customers.csv"
+    table.write_bytes(Path(bank.source().location).read_bytes())
+    settings = read_toml(bank.config_file)
+    settings["data"]["source"] = "customers.csv"
+    bank.config_file.write_text(tomli_w.dumps(settings))
+    (table.parent / "link.csv").symlink_to("customers.csv")
+    Store(bank.database, bank.storage_key(), os.urandom).close()
+    invitation, home = str(hub.invitations / "bank.invitation.toml"), ["--home", str(bank.root)]
+    theirs = found.partners["shop"]
+    outs = [table, table.parent / "link.csv", bank.database, bank.config_file, hub.draft_file,
+            hub.keys / "identity.key", hub.contract_file, theirs.keys / "node.key",
+            theirs.config_file]  # fmt: skip
+    before = [out.read_bytes() for out in outs]
+    for out in outs:
+        for command in (
+            ("join", invitation, "--out", str(out)),
+            ("heads", "repair", "shop", "--reason", "x", "--out", str(out), "--yes"),
+        ):
+            assert console.run(partner_cli.app, [*command, *home]) == 2
+            assert "'s own" in capsys.readouterr().err
+    for place in (
+        bank.keys,
+        bank.state,
+        hub.parties,
+    ):  # what is signed in place is a contract, but not there
+        shutil.copy(hub.contract_file, place / "copy.toml")
+        with pytest.raises(ConfigError, match="'s own"):
+            setup.sign(bank, place / "copy.toml", datetime.now(UTC))
+    assert [out.read_bytes() for out in outs] == before
+    setup.sign(bank, hub.contract_file, datetime.now(UTC))
+
+
+def test_an_application_goes_beside_what_is_the_partners(
+    make_alliance: Callable[..., Alliance],
+) -> None:
+    found = make_alliance()
+    for out in (found.partners["bank"].root / "a.toml", found.coordinator.root / "a.toml"):
+        check_output(out)
+        found.partners["bank"].check_output(out)
+
+
+# ---------------------------------------------------------------------- two commands at once
+
+
+def at_once(work: Callable[[int], object], count: int = 8) -> None:
+    """From threads, all begun together; raises what one raised."""
+    gate = threading.Barrier(count)
+
+    def one(number: int) -> object:
+        gate.wait()
+        return work(number)
+
+    with ThreadPoolExecutor(count) as pool:
+        for done in [pool.submit(one, number) for number in range(count)]:
+            done.result()
+
+
+def test_no_entry_of_the_list_of_revoked_is_lost(make_alliance: Callable[..., Alliance]) -> None:
+    home = make_alliance().coordinator
+    at_once(lambda n: callers.revoke(home, "bank", "x", datetime.now(UTC), serial=f"{n + 1:x}"))
+    assert len(callers.revoked(home).entries) == 8
+    at_once(lambda n: callers.allow(home, "bank", serial=f"{n + 1:x}"))
+    assert callers.revoked(home).entries == ()
+
+
+def test_no_masking_key_is_lost_that_was_announced(tmp_path: Path) -> None:
+    source, announced = KeySource("file", str(tmp_path / "m.key")), set[str]()
+    source.create(os.urandom)
+    at_once(lambda _: announced.add(source.rotate(os.urandom).current.id))
+    assert len(announced) == 8
+    assert announced < set(source.read().keys)
+
+
+def test_a_ring_of_keys_grows_no_further_than_it_can_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "m.key"
+    write_private(path, "".join(f"{n:064x}\n" for n in range(1, 1009)).encode())
+    source = KeySource("file", str(path))
+    with pytest.raises(ConfigError, match="no room"):
+        source.rotate(os.urandom)
+    assert len(source.read().keys) == 1008
+
+
+def test_no_signature_is_lost_where_several_sign_one_file(
+    make_alliance: Callable[..., Alliance],
+) -> None:
+    found = make_alliance()
+    path, names = found.coordinator.contract_file, sorted(found.partners)
+    path.write_text(alliance.dump(found.contract.model_copy(update={"signatures": {}})))
+    at_once(lambda n: setup.sign(found.partners[names[n]], path, datetime.now(UTC)), len(names))
+    assert alliance.load(path).unsigned() == []
+
+
+def test_no_signature_is_lost_in_a_merge(make_alliance: Callable[..., Alliance]) -> None:
+    found = make_alliance()
+    home, names = found.coordinator, sorted(found.partners)
+    copies = [
+        found.contract.model_copy(update={"signatures": {name: found.contract.signatures[name]}})
+        for name in names
+    ]
+    bare = found.contract.model_copy(update={"signatures": {}})
+    write_private(home.contract_file, alliance.dump(bare).encode())
+    at_once(lambda n: admission.merge(home, copies[n], Path(names[n])), len(names))
+    assert alliance.load(home.contract_file).unsigned() == []
+
+
+def test_a_lock_that_another_holds_is_waited_for_with_an_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "PATIENCE", 0.05)
+    with (
+        files.locked(tmp_path / "a"),
+        pytest.raises(ConfigError, match="another command"),
+        files.locked(tmp_path / "a"),
+    ):
+        pass
+    with files.locked(tmp_path / "a"):
+        pass
+
+
+# ---------------------------------------------------------------------- a disk that is full
+
+
+@pytest.mark.parametrize("at", range(5))
+def test_a_partner_whose_init_failed_begins_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    failing(setup, monkeypatch, at)
+    with pytest.raises(OSError, match="No space"):
+        setup.init(tmp_path / "bank", "bank", os.urandom)
+    assert not list(tmp_path.rglob("*.key"))
+    monkeypatch.undo()
+    assert len(setup.own_fingerprint(setup.init(tmp_path / "bank", "bank", os.urandom))) > 20
+    with pytest.raises(ConfigError, match="never overwritten"):
+        setup.init(tmp_path / "bank", "bank", os.urandom)
+
+
+@pytest.mark.parametrize("at", [0, 3, 6, 7, 8])
+def test_a_coordinator_whose_init_failed_begins_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    def init() -> CoordinatorHome:
+        config = CoordinatorConfig(
+            name="hub", host="127.0.0.1", link_port=1, exchange_port=2, internal_port=3
+        )
+        return coordinator_setup.init(tmp_path / "c", "a", config, os.urandom, datetime.now(UTC))
+
+    failing(coordinator_setup, monkeypatch, at)
+    with pytest.raises(OSError, match="No space"):
+        init()
+    assert not list(tmp_path.rglob("*.key"))
+    monkeypatch.undo()
+    assert init().config().name == "hub"
+
+
+def failing(module: ModuleType, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """The disk is full from the file of this number on."""
+    written = iter(range(100))
+
+    def fails(path: Path, data: bytes, *, once: bool = False) -> None:
+        if next(written) >= at:
+            raise OSError(28, "No space left on device")
+        write_private(path, data, once=once)
+
+    monkeypatch.setattr(module, "write_private", fails)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import subprocess
@@ -14,13 +15,13 @@ from typing import Any
 
 import pytest
 import tomli_w
-import typer
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from client import cli as partner_cli
+from client import replacing
 from client import setup as partner_setup
 from client.home import Home as PartnerHome
 from privacy.errors import ConfigError
@@ -98,9 +99,11 @@ def village(tmp_path: Path) -> Village:
 
 
 def refused(work: Callable[[], object], path: str, reason: str = "") -> None:
+    """At this path; a key's may begin with the name of its file."""
     with pytest.raises(ConfigError) as caught:
         work()
-    assert caught.value.path == path
+    found = caught.value.path
+    assert found == path or found.endswith(f".toml.{path}"), found
     assert reason in caught.value.reason
 
 
@@ -138,7 +141,7 @@ def test_a_link_in_the_coordinators_own_folder_is_replaced(village: Village) -> 
     precious.write_text("# mine\n")
     (village.home.parties / "bank.toml").symlink_to(precious)
     theirs = str(village.home.parties / "bank.toml")
-    refused(lambda: village.admit("bank"), f"{theirs}.name")  # it is no party: nothing is written
+    refused(lambda: village.admit("bank"), theirs, "is a link")  # nothing is written
     (village.home.parties / "bank.toml").unlink()
     village.home.contract_file.symlink_to(village.root / "nowhere")
     village.admit("alice")
@@ -205,7 +208,12 @@ def test_a_residency_is_a_short_printable_text(village: Village, residency: str)
         (["--name", "Bad\x1b[8m"], "name"),
         (["--name", "../x"], "name"),
         (["--link-port", "70000"], "link_port"),
-        (["--host", "unix:/tmp"], "coordinator.toml.link"),
+        (["--host", "unix:/tmp"], "host"),
+        (["--host", "münchen.example"], "host"),
+        (["--host", "a b"], "host"),
+        (["--host", ""], "host"),
+        (["--host", "http://hub"], "host"),
+        (["--host", "h" * 65], "host"),
     ],
 )
 def test_a_coordinator_begins_with_names_too(
@@ -429,12 +437,12 @@ def test_admit_shows_the_fingerprint_and_asks(
 ) -> None:
     asked: list[str] = []
 
-    def no(text: str, *, abort: bool) -> None:
+    def no(text: str) -> bool:
         asked.append(text)
-        raise typer.Abort
+        return False
 
     monkeypatch.setattr("typer.confirm", no)
-    assert admit_command(village, "alice") == 130
+    assert admit_command(village, "alice") == 1
     assert not (village.home.parties / "alice.toml").exists()
     printed = capsys.readouterr().out
     assert partner_setup.own_fingerprint(village.alice) in printed
@@ -456,7 +464,7 @@ def test_admit_shows_both_fingerprints_and_asks_before_it_replaces(
     said = capsys.readouterr()
     assert all(text in said.out and text in said.err for text in both)
     asked: list[str] = []
-    monkeypatch.setattr("typer.confirm", lambda text, *, abort: asked.append(text))
+    monkeypatch.setattr("typer.confirm", lambda text: not asked.append(text))  # type: ignore[func-returns-value]
     assert admit_command(village, "mallory", "--replace") == 0
     assert "replace" in asked[0]
     assert village.admitted("alice").identity == village.load("mallory").identity
@@ -467,8 +475,9 @@ def test_what_was_shown_is_what_is_admitted(
 ) -> None:
     """The file is swapped while somebody reads the fingerprint out."""
 
-    def swap(*_: object, **__: object) -> None:
+    def swap(*_: object, **__: object) -> bool:
         village.file("alice").write_text(village.file("mallory").read_text())
+        return True
 
     monkeypatch.setattr("typer.confirm", swap)
     assert admit_command(village, "alice") == 0
@@ -652,7 +661,7 @@ def test_an_application_takes_no_file_of_ours_away(village: Village) -> None:
         before = out.read_bytes()
         refused(
             lambda out=out: partner_setup.join(village.bank, invitation, "EU", out),  # type: ignore[misc]
-            str(out), "is a file that this command reads",
+            str(out), "'s own",
         )  # fmt: skip
         assert out.read_bytes() == before
 
@@ -752,3 +761,96 @@ def test_the_old_way_would_be_found_out(village: Village) -> None:
     identity.verify(public, identity.INVITATION, plain._body(), identity.decode(plain.signature))
     with pytest.raises(ConfigError, match="does not hold the key"):
         plain.check()
+
+
+# ---------------------------------------------------------------------- an earlier contract
+
+
+def stricter(found: Alliance, tmp_path: Path) -> tuple[Path, Path]:
+    """The contract that is installed, and a stricter one that everybody signed too."""
+    old, new = tmp_path / "old.toml", tmp_path / "new.toml"
+    old.write_text(alliance.dump(found.contract))
+    plain = read_toml(old)
+    plain["privacy"]["epsilon"] = 0.125
+    plain["signatures"] = {}
+    new.write_text(tomli_w.dumps(plain))
+    for home in found.partners.values():
+        partner_setup.sign(home, new, datetime.now(UTC))
+    return old, new
+
+
+def test_an_earlier_contract_does_not_come_back_in_silence(
+    make_alliance: Callable[..., Alliance],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = make_alliance()
+    old, new = stricter(found, tmp_path)
+    bank = found.partners["bank"]
+
+    def check(file: Path, *more: str, answer: str = "") -> tuple[int, str]:
+        monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+        capsys.readouterr()
+        code = console.run(partner_cli.app, ["check", str(file), *more, "--home", str(bank.root)])
+        return code, "".join(capsys.readouterr())
+
+    assert check(old) == (0, check(old)[1])  # the same again: nothing is asked
+    assert check(new, "--replace")[0] == 0
+    strict = bank.contract().digest()
+    for answer, code in (("n\n", 1), ("", 130)):
+        ended, said = check(old, answer=answer)
+        assert ended == code
+        assert strict.hex()[:16] in said
+        assert found.contract.digest().hex()[:16] in said
+        assert f"privacy.epsilon: 0.125 -> {found.contract.privacy.epsilon}" in said
+        assert ("interrupted" in said) == (code == 130)
+        assert bank.contract().digest() == strict
+    assert check(old, answer="y\n")[0] == 0
+    assert bank.contract().digest() == found.contract.digest()
+
+
+def test_other_keys_of_a_party_are_a_difference(make_alliance: Callable[..., Alliance]) -> None:
+    contract = make_alliance().contract
+    first = contract.parties[0].model_copy(update={"certificate": "one\nother\n", "identity": "x"})
+    other = contract.model_copy(update={"parties": (first, *contract.parties[1:])})
+    said = replacing.lines(contract, other)
+    assert [line.split(":")[0] for line in said[2:]] == [
+        f"parties.{first.name}.certificate", f"parties.{first.name}.identity",
+    ]  # fmt: skip
+    gone = contract.model_copy(update={"parties": contract.parties[1:]})
+    assert any(f"parties.{first.name}.identity" in line for line in replacing.lines(contract, gone))
+
+
+def test_what_is_installed_is_what_was_shown(
+    make_alliance: Callable[..., Alliance], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = make_alliance()
+    old, new = stricter(found, tmp_path)
+    bank = found.partners["bank"]
+    home = ["--home", str(bank.root)]
+
+    def swap(_: str) -> bool:
+        new.write_text(old.read_text())
+        return True
+
+    monkeypatch.setattr("typer.confirm", swap)
+    before = bank.contract_file.read_bytes()
+    assert console.run(partner_cli.app, ["check", str(new), *home]) == 2
+    assert bank.contract_file.read_bytes() == before
+
+
+@pytest.mark.parametrize("command", ["sign", "check", "join"])
+def test_what_is_wrong_with_a_file_names_the_file(
+    village: Village, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    wrong = village.root / "wrong.toml"
+    wrong.write_text("version = 1\n")
+    arguments = [command, str(wrong), "--home", str(village.bank.root)]
+    assert console.run(partner_cli.app, arguments) == 2
+    assert "wrong.toml" in capsys.readouterr().err
+    assert (
+        console.run(coordinator_cli.app, ["admit", str(wrong), "--home", str(village.home.root)])
+        == 2
+    )
+    assert "wrong.toml" in capsys.readouterr().err

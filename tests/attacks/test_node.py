@@ -5,9 +5,11 @@ The link is the real process on real ports; the nodes are Flower's own client wi
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
+import signal
 import ssl
 import subprocess
 import sys
@@ -44,7 +46,8 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from client import node, responses
 from client.home import Home as PartnerHome
 from protos import carried
-from server import working
+from server import pushes, working
+from server.app import GridTransport
 from simulations.alliances import Alliance, create
 from simulations.live import free_ports
 from tests.conftest import NAMES, data_settings, terms, write_csv
@@ -144,7 +147,7 @@ class Link:
         raise AssertionError(self.log.read_text())
 
     def _grid(self) -> HttpGrid:
-        working._submit(self.home, "0" * 32)
+        working._submit(self.home)
         address = f"127.0.0.1:{self.home.config().internal_port}"
         authority = self.home.key("ca.pem")
         token = working._acquire(self.home, address, authority)
@@ -525,6 +528,9 @@ def test_a_nodes_process_outlives_what_a_coordinator_sends(running: Link) -> Non
             time.sleep(0.05)
         to = int((home.state / "node.id").read_text())
         deep = Array("float32", (1 << 40,), "numpy.ndarray", b"1234")
+        process.send_signal(
+            signal.SIGSTOP
+        )  # or it has answered, and the link forgot, what is half pushed
         sent = [
             running.send(to, RecordDict({}), node.EXPECTED_TYPE),
             running.send(to, RecordDict({"other": ConfigRecord({"n": [7] * 100_000})}), "train"),
@@ -535,6 +541,7 @@ def test_a_nodes_process_outlives_what_a_coordinator_sends(running: Link) -> Non
                 node.EXPECTED_TYPE,
             ),
         ]
+        process.send_signal(signal.SIGCONT)
         replies: list[Message] = []
         deadline = time.monotonic() + 20
         while len(replies) < len(sent) and time.monotonic() < deadline:
@@ -545,6 +552,7 @@ def test_a_nodes_process_outlives_what_a_coordinator_sends(running: Link) -> Non
         assert process.poll() is None, log.read_text()
     finally:
         process.terminate()
+        process.send_signal(signal.SIGCONT)
         process.wait(20)
     assert "Traceback" not in log.read_text()
 
@@ -704,3 +712,158 @@ def test_an_answer_that_never_ends_is_cut_off(packed: bool) -> None:
         client.PullMessages(fleet.PullMessagesRequest(node=Node(node_id=2)))
     assert sent <= responses.LARGEST_RESPONSE + (1 << 17)
     client.close()
+
+
+def client_of(serve: Callable[[httpx.Request], httpx.Response]) -> FleetHttpClient:
+    """Flower's client, as a node has it, on a link that answers so."""
+    client = FleetHttpClient.from_server_address("link:1", True, None, interceptors=[])
+    client._client.close()
+    client._client = httpx.Client(transport=httpx.MockTransport(serve), follow_redirects=True)
+    return responses.bounded(client)
+
+
+@pytest.mark.parametrize("status", [300, 301, 302, 303, 304, 307, 308])
+@pytest.mark.parametrize("to", ["http://inside:80/admin/delete", "/v1/fleet/deactivate-node", ""])
+def test_a_redirect_leads_nowhere(status: int, to: str) -> None:
+    """A link could have a node ask any host of its partner's network, with its signed headers."""
+    asked: list[str] = []
+
+    def serve(request: httpx.Request) -> httpx.Response:
+        asked.append(str(request.url))
+        return httpx.Response(status, headers={"location": to} if to else {})
+
+    client = client_of(serve)
+    with pytest.raises(responses.ElsewhereError):
+        client.PullMessages(fleet.PullMessagesRequest(node=Node(node_id=2)))
+    assert asked == ["http://link:1/v1/fleet/pull-messages"]
+    client.close()
+
+
+def test_no_address_but_the_links_is_asked() -> None:
+    client = client_of(lambda request: httpx.Response(200))
+    for url in ("http://inside:1/", "https://link:1/", "http://link:2/", "http://link/"):
+        with pytest.raises(responses.ElsewhereError):
+            client._client.post(url)
+    assert client._client.post("http://link:1/v1/fleet/pull-messages").status_code == 200
+    client.close()
+
+
+def test_a_node_keeps_no_cookies() -> None:
+    seen: list[str | None] = []
+
+    def serve(request: httpx.Request) -> httpx.Response:
+        seen.append(request.headers.get("cookie"))
+        names = [("set-cookie", f"c{number}=x") for number in range(50)]
+        return httpx.Response(200, headers=names)
+
+    client = client_of(serve)
+    for _ in range(3):
+        client.PullMessages(fleet.PullMessagesRequest(node=Node(node_id=2)))
+    assert seen == [None] * 3
+    assert len(client._client.cookies) == 0
+    client.close()
+
+
+def test_the_token_of_a_supernode_beside_us_goes_through_no_proxy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy:1")
+    monkeypatch.setenv("ALL_PROXY", "http://proxy:1")
+    client = node._runtime("127.0.0.1:1", RuntimeVersionHttpInterceptor(component_name="x"))
+    assert not client._client._mounts
+    assert not client._client.follow_redirects
+    client.close()
+
+
+# ---------------------------------------------------------------------- what stays at the link
+
+
+class Kept:
+    """A link's layer over a store of names, with a node that answers more than anybody fetches."""
+
+    def __init__(self, most: int) -> None:
+        self.now, self.stored, self.forgotten = 100.0, set[str](), list[tuple[str, str]]()
+        self.layer = pushes.Pushes(
+            None,  # type: ignore[arg-type]
+            lambda key: 2, self.stored.__contains__,
+            lambda question, root: self.forgotten.append((question, root)),
+            most, lambda: self.now,
+        )  # fmt: skip
+        self.held = pushes._Node()
+
+    def answer(self, number: int, seconds: float) -> Any:
+        """One more answer, to a question that is asked about for so many seconds."""
+        root = f"root {number}"
+        made = pushes._Answer(1, frozenset({"x"}), "", f"question {number}", root, 100.0 + seconds)
+        self.held.answers[f"session {number}"] = made
+        self.stored.add(root)
+        return made
+
+    def push(self, number: int, content: bytes) -> None:
+        name = hashlib.sha256(content).hexdigest()
+        made = self.held.answers[f"session {number}"]
+        made.names |= {name}
+        request = objects.PushObjectRequest(
+            run_id=1, session_id=f"session {number}", object_id=name, object_content=content
+        )
+        asyncio.run(self.layer._check_content(self.held, request))
+
+
+def test_answers_that_nobody_fetched_are_bounded_for_each_node() -> None:
+    kept = Kept(most=2500)
+    for number in range(3):
+        kept.answer(number, 60.0)
+    contents = [carried.whole("RecordDict", "", bytes([each]) * 900) for each in range(3)]
+    kept.push(0, contents[0])
+    kept.push(1, contents[1])
+    kept.push(1, contents[1])  # again, after a lost answer: not counted twice
+    with pytest.raises(pushes.NotAllowedError, match="nobody fetched"):
+        kept.push(2, contents[2])
+    kept.stored.remove("root 0")  # it was fetched
+    kept.layer._tidy(kept.held)
+    kept.push(2, contents[2])
+    assert kept.forgotten == []
+
+
+def test_an_answer_that_came_too_late_is_deleted() -> None:
+    kept = Kept(most=10_000)
+    kept.answer(0, 5.0)
+    kept.answer(1, 60.0)
+    for number in range(2):
+        kept.push(number, carried.whole("RecordDict", "", bytes([number]) * 900))
+    kept.now += 6.0
+    kept.layer._tidy(kept.held)
+    assert kept.forgotten == [("question 0", "root 0")]
+    assert list(kept.held.answers) == ["session 1"]
+
+
+@pytest.mark.parametrize(("timeout", "least", "most"), [(0.2, 5.0, 10.0), (30.0, 30.0, 31.0)])
+def test_a_question_is_open_hardly_longer_than_its_answer_is_waited_for(
+    timeout: float, least: float, most: float
+) -> None:
+    """What came in the minute after that stayed in the link's memory."""
+    pushed: list[Message] = []
+
+    class Grid:
+        def push_messages(self, messages: list[Message]) -> list[str]:
+            pushed.extend(messages)
+            return [""]
+
+    transport = GridTransport(Grid(), 1, lambda: {"bank": 2})
+    assert transport.exchange({"bank": b"asked"}, timeout) == {}
+    assert least <= pushed[0].metadata.ttl <= most
+
+
+def test_a_run_that_is_over_leaves_nothing_at_the_link(running: Link, bank: Caller) -> None:
+    """An answer that nobody fetched was kept for as long as the link ran."""
+    asked = running.ask(bank.id)
+    question, tree = bank.pull()
+    name = carried.last_of(tree, asked)
+    read = objects.PullObjectRequest(node=bank.node, run_id=running.run, object_id=name)
+    assert bank.client.PullObject(read).object_available
+    assert working._stop(running.home, running.run)
+    with pytest.raises((httpx.HTTPStatusError, RunNotRunningException)):
+        bank.push(*announced(reply_to(question)))
+    assert not working._stop(running.home, running.run)
+    running.grid.close()
+    running.grid = running._grid()  # for whoever comes next

@@ -217,6 +217,71 @@ def test_a_pipeline_is_not_parsed_ahead(serving: Serving) -> None:
     assert memory(serving.link) - before < 16 * MB
 
 
+def _more_headers(serving: Serving, start: bytes, which: int = LINK) -> tuple[int, int]:
+    """Headers without end behind a start: bytes that were taken, and by how much the link grew."""
+    before, sent = memory(serving.link), 0
+    piece = b"".join(b"x-%d: " % number + b"a" * 30_000 + b"\r\n" for number in range(8))
+    with serving.connect(which) as line, contextlib.suppress(OSError):
+        line.sendall(start)
+        while sent < 64 * MB:
+            line.sendall(piece)
+            sent += len(piece)
+    return sent, memory(serving.link) - before
+
+
+@pytest.mark.parametrize("which", [LINK, INTERNAL])
+def test_trailers_end_the_connection(serving: Serving, which: int) -> None:
+    """They were kept as headers of a request that the guard had let through already, without end."""
+    chunked = b"host: x\r\ntransfer-encoding: chunked\r\n"
+    for start in (
+        b"POST /health HTTP/1.1\r\n" + chunked,
+        POST + serving.signed("telecom") + b"transfer-encoding: chunked\r\n",
+    ):
+        sent, grown = _more_headers(serving, start + b"\r\n0\r\n", which)
+        assert sent < 8 * MB
+        assert grown < 16 * MB
+    no_body_is_waited_for = b"POST /health HTTP/1.1\r\n" + chunked.strip()
+    assert serving.ask(which, no_body_is_waited_for) == 413
+    assert serving.activate("bank")
+
+
+def test_lines_between_chunks_are_counted_like_a_head(serving: Serving) -> None:
+    before, sent = memory(serving.link), 0
+    head = POST + serving.signed("telecom") + b"transfer-encoding: chunked\r\n\r\n"
+    with serving.connect(LINK) as line, contextlib.suppress(OSError):
+        line.sendall(head)
+        while sent < 64 * MB:
+            line.sendall(b"1;" + b"e" * 10_000 + b"\r\nx\r\n")
+            sent += 10_000
+    assert sent < 8 * MB
+    assert memory(serving.link) - before < 16 * MB
+
+
+def test_the_next_head_is_counted_while_an_answer_is_waited_for(serving: Serving) -> None:
+    """The first request waits for a body that another of the same caller keeps from coming."""
+    push = POST + serving.signed("telecom") + b"content-length: %d\r\n\r\n" % largest_answer(3)
+    small = POST + serving.signed("telecom") + b"content-length: 70000\r\n\r\n" + bytes(70_000)
+    with serving.connect(LINK) as first:
+        first.sendall(push)
+        sent, grown = _more_headers(serving, small + b"POST /health HTTP/1.1\r\n")
+    assert sent < 8 * MB
+    assert grown < 16 * MB
+
+
+def test_a_signed_header_opens_one_call_whatever_comes_of_it(serving: Serving) -> None:
+    """A wrong kind of body, or none at all, was refused before the signature counted: without end."""
+    log, calls = serving.link.log, serving.alliance.coordinator.calls
+    before = log.stat().st_size, calls.stat().st_size if calls.exists() else 0
+    signed = serving.signed("telecom")
+    head = b"POST /v1/fleet/get-run HTTP/1.1\r\nhost: x\r\n" + signed
+    long = head + b"content-type: " + b"z" * 14_000 + b"\r\n"
+    assert {serving.ask(LINK, long + b"content-length: 0") for _ in range(20)} == {415}
+    plain = head + b"content-type: application/protobuf\r\ncontent-length: 3"
+    assert [serving.ask(LINK, plain, b"\xff\xff\xff") for _ in range(3)] == [400, 401, 401]
+    assert log.stat().st_size - before[0] < 5000
+    assert (calls.stat().st_size if calls.exists() else 0) - before[1] < 1000
+
+
 @pytest.mark.parametrize(
     "head",
     [

@@ -4,6 +4,7 @@ later heads, and all partners but that one agree to forget it; fewer cannot, and
 from __future__ import annotations
 
 import io
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from client import cli
+from client import repair as repairing
 from client.journal import verify
 from client.offline import owner
 from privacy.errors import ConfigError
@@ -22,6 +24,7 @@ from protos.repairs import Repair
 from protos.statements import LARGEST_SEQUENCE, LAST_FOLLOWED
 from server import cli as server_cli
 from server import heads
+from server.store import Store
 from simulations.alliances import Alliance
 from simulations.attacks.disk import copy_of, put_back
 from simulations.room import Room
@@ -171,7 +174,7 @@ def test_fewer_than_all_others_forget_nothing(
     assert "not signed yet by bank" in capsys.readouterr().err
     assert partner(coordinator, EVIL, "sign", str(file), "--yes") == 2
     assert "does not sign what concerns itself" in capsys.readouterr().err
-    half = repairs.load(file)
+    half = repairs.load(file, NOW)
     forged = {**half.signatures, "bank": half.signatures["telecom"]}
     with pytest.raises(ConfigError, match=r"signatures\.bank: does not fit"):
         half.model_copy(update={"signatures": forged}).check(contract, NOW)
@@ -194,7 +197,7 @@ def test_a_repair_that_was_changed_after_signing_is_none(
 ) -> None:
     poisoned(coordinator)
     signed_by_all(coordinator, tmp_path / "repair.toml")
-    whole = repairs.load(tmp_path / "repair.toml")
+    whole = repairs.load(tmp_path / "repair.toml", NOW)
     whole.check(coordinator.alliance.contract, NOW)
     changed = whole.model_copy(update=change)
     (tmp_path / "repair.toml").write_text(repairs.to_text(changed))
@@ -220,7 +223,7 @@ def test_an_old_repair_removes_no_later_head_and_none_twice(
     assert hub(coordinator, "--repair", str(file), "--yes") == 0
     assert EVIL in heads.held(coordinator.store, coordinator.alliance.contract)
     with pytest.raises(ConfigError, match="expired"):
-        repairs.load(file).check(coordinator.alliance.contract, NOW + timedelta(days=31))
+        repairs.load(file, NOW).check(coordinator.alliance.contract, NOW + timedelta(days=31))
 
 
 def test_nobody_is_made_to_sign_what_he_did_not_see(
@@ -237,11 +240,11 @@ def test_nobody_is_made_to_sign_what_he_did_not_see(
     file.write_text(repairs.to_text(made))
     capsys.readouterr()
     monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
-    assert partner(coordinator, "bank", "sign", str(file)) == 130
+    assert partner(coordinator, "bank", "sign", str(file)) == 1
     said = capsys.readouterr().out
     assert all(line.isprintable() for line in said.split("\n"))
     assert "\nsigned by bank" not in said
-    assert repairs.load(file).signatures == {}
+    assert repairs.load(file, NOW).signatures == {}
     with pytest.raises(ConfigError, match="reason"):
         repairs.forget(contract, EVIL, 7, bytes(32), "x" * 401, NOW, 30)
     with pytest.raises(ConfigError, match="expires"):
@@ -346,3 +349,85 @@ def test_at_two_partners_the_other_one_decides(
         for name, home in made.alliance.partners.items():
             verify(room.gates[name].store, home.identity().public_key().public_bytes_raw())
         made.close()
+
+
+def test_a_repair_that_says_it_will_be_made_is_none_yet(
+    make_alliance: Callable[..., Alliance], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Dated ten years on it could be applied for ten years, though a repair lives ninety days."""
+    alliance, file = make_alliance(), tmp_path / "repair.toml"
+    late = NOW + timedelta(days=3650)
+    made = repairs.forget(alliance.contract, EVIL, 5, b"\xab" * 32, "x", late, 90)
+    for name in ("bank", "telecom"):
+        made = made.signed_by(name, alliance.partners[name].identity(), alliance.contract)
+    for days in (0, 3000):
+        with pytest.raises(ConfigError, match="made: is in the future"):
+            made.check(alliance.contract, NOW + timedelta(days=days))
+    file.write_text(repairs.to_text(made))
+    with pytest.raises(ConfigError, match="made: is in the future"):
+        repairs.load(file, NOW)
+    with pytest.raises(ConfigError, match="expired"):
+        repairs.load(file, late + timedelta(days=90))
+    repairs.load(file, late - timedelta(hours=12)).check(alliance.contract, late)
+    with owner(alliance.partners["bank"]) as at:
+        with pytest.raises(ConfigError, match="made: is in the future"):
+            repairing.sign(at, made, NOW)
+        with pytest.raises(ConfigError, match="made: is in the future"):
+            repairing.apply(at, made, NOW)
+    for home, command, app in (
+        (alliance.partners["bank"], ["sign", str(file)], cli.app),
+        (alliance.partners["bank"], ["apply", str(file)], cli.app),
+        (alliance.coordinator, ["--repair", str(file)], server_cli.app),
+    ):
+        arguments = ["heads", *command, "--yes", "--home", str(home.root)]
+        assert console.run(app, arguments) == 2
+        assert "is in the future" in capsys.readouterr().err
+
+
+def test_a_head_that_comes_while_another_is_forgotten_stays(
+    make_alliance: Callable[..., Alliance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job ends in another process between the look and the deletion."""
+    alliance, threads = make_alliance(), []
+    contract, database = alliance.contract, alliance.coordinator.database
+
+    def signed(sequence: int) -> wire.Signed:
+        head = wire.JournalHead(
+            contract=contract.digest(), sequence=sequence, digest=b"\xab" * 32,
+            time=int(time.time()),
+        )  # fmt: skip
+        return wire.state(alliance.partners[EVIL].identity(), EVIL, head)
+
+    repair = repairs.forget(contract, EVIL, 5, b"\xab" * 32, "x", NOW, 30)
+    for name in ("bank", "telecom"):
+        repair = repair.signed_by(name, alliance.partners[name].identity(), contract)
+    store, other = Store(database, time.time), Store(database, time.time)
+    assert heads.keep(store, contract, {EVIL: signed(5)}) == []
+    real = heads.held
+
+    def meanwhile(*looked: Any) -> Any:
+        found = real(*looked)
+        threads.append(threading.Thread(target=other.keep_head, args=(signed(6),)))
+        threads[-1].start()
+        threads[-1].join(timeout=0.3)
+        return found
+
+    monkeypatch.setattr(heads, "held", meanwhile)
+    assert heads.forget(store, contract, repair, NOW)
+    threads[0].join()
+    assert real(store, contract)[EVIL][0].sequence == 6
+    store.close()
+    other.close()
+
+
+def test_the_coordinator_keeps_no_head_that_was_signed_far_ahead(
+    coordinator: Coordinator,
+) -> None:
+    contract, store = coordinator.alliance.contract, coordinator.store
+    head = wire.JournalHead(
+        contract=contract.digest(), sequence=5, digest=bytes(32), time=int(time.time() + 2 * 86_400)
+    )
+    ahead = wire.state(coordinator.alliance.partners[EVIL].identity(), EVIL, head)
+    why = "its clock is more than a day ahead of this machine's"
+    assert heads.keep(store, contract, {EVIL: ahead}) == [heads.note(EVIL, why)]
+    assert heads.held(store, contract) == {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -14,11 +15,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client.gate import Gate
 from client.journal import BrokenJournal, Charge, verify
-from privacy.errors import RoundFailed
+from client.offline import owner
+from privacy.errors import Refused, RoundFailed
 from protos import wire
 from protos.alliance import dump
 from protos.identity import encode
 from protos.refusal import Code
+from protos.statements import read_head
 from simulations.alliances import Alliance
 from simulations.attacks.disk import copy_of, put_back
 from simulations.room import Room
@@ -76,8 +79,8 @@ def test_without_the_peers_statements_the_same_attack_succeeds(
     put_back(home, backup)
     with Room(alliance) as room:
         for gate in room.gates.values():
-            monkeypatch.setattr(gate.heads, "take", lambda statements: None)
-            monkeypatch.setattr(gate.heads, "note", lambda heads: None)
+            monkeypatch.setattr(gate.heads, "take", lambda statements, job: None)
+            monkeypatch.setattr(gate.heads, "note", lambda heads, job=None: None)
         room.run(count(name="again", epsilon=0.1))
         assert room.gates["bank"].ledger.standing().epsilon < 0.2
         assert room.gates["shop"].ledger.standing().epsilon > 3.3
@@ -196,10 +199,14 @@ def test_a_clock_renews_nothing_and_asks_the_operator(
         opened = hostile.new(count(name="again", epsilon=0.1))
         for name in room.gates:
             hostile.clock = lambda n=name: now + (off[0] if n == "bank" else 0.0)
-            opened.hellos.append(hostile.hello(name, opened).hello)
+            answer = hostile.hello(name, opened)
+            if name == "bank" and days < 0:  # nothing is signed before its own last entry
+                assert answer.refusal.code == Code.CLOCK
+            opened.hellos.append(answer.hello)
         hostile.clock = lambda: now + off[0]
         ask = wire.Prepare(hellos=opened.hellos)
-        assert hostile.code("bank", opened.id, prepare=ask) == Code.CLOCK
+        if days > 0:
+            assert hostile.code("bank", opened.id, prepare=ask) == Code.CLOCK
         reasons = bank.store.rows("SELECT reason FROM refusals WHERE code = 'clock'")
         assert f"{abs(days)}.0 days {'ahead of' if days > 0 else 'behind'}" in reasons[0][0]
         assert bank.ledger.standing().epsilon == pytest.approx(spent)
@@ -222,15 +229,19 @@ def test_the_period_moves_with_c_plus_one_others_and_not_with_c(
             contract=alliance.contract.digest(), sequence=1 << 20, digest=bytes(32),
             time=int(now[0] + 400 * DAY),
         )  # fmt: skip
-        bank.heads.note([wire.state(liar, "shop", head)])
-        assert bank.ledger.standing().epsilon > 3.0
+        other = alliance.partners["telecom"].identity()
+        said = [wire.state(liar, "shop", head), wire.state(other, "telecom", head)]
+        bank.heads.note(said)
+        assert bank.ledger.standing().epsilon > 3.0  # two others, not this clock: not kept
         now[0] += 400 * DAY
+        assert bank.ledger.standing().epsilon > 3.0
+        bank.heads.note(said[:1])
         assert bank.ledger.standing().epsilon > 3.0  # this clock and one other: not enough
         now[0] -= 400 * DAY
-        other = alliance.partners["telecom"].identity()
-        bank.heads.note([wire.state(other, "telecom", head)])
-        assert bank.ledger.standing().epsilon > 3.0  # two others, but not this clock
+        bank.heads.note(said[1:])
+        assert bank.ledger.standing().epsilon > 3.0
         now[0] += 400 * DAY
+        bank.heads.note(said[1:])
         assert bank.ledger.standing().epsilon == 0.0
 
 
@@ -504,3 +515,219 @@ def test_a_partner_with_a_new_key_locks_nobody_out(make_alliance: Callable[..., 
     with Room(Alliance(contract, alliance.coordinator, alliance.partners)) as room:
         room.run(count(name="b", epsilon=0.1))
         room.run(count(name="c", epsilon=0.1))
+
+
+# ---------------------------------------------------------------------- clocks and heads
+
+
+def of(alliance: Alliance, party: str, sequence: int, at: float, fill: int = 1) -> wire.Signed:
+    """A head that a party signed."""
+    head = wire.JournalHead(
+        contract=alliance.contract.digest(), sequence=sequence, digest=bytes([fill]) * 32,
+        time=int(at),
+    )  # fmt: skip
+    return wire.state(alliance.partners[party].identity(), party, head)
+
+
+def held_of(gate: Gate, party: str) -> list[int]:
+    rows = gate.store.rows("SELECT sequence FROM heads WHERE party = ?", party)
+    return [int(sequence) for (sequence,) in rows]
+
+
+@pytest.mark.parametrize("hours", [-23, 23, 49, 24 * 2000])
+def test_a_clock_that_was_set_wrong_for_one_job_hides_no_restored_backup(
+    make_alliance: Callable[..., Alliance], hours: int
+) -> None:
+    """One head signed far ahead must not keep all later ones out: the journal could be put back behind it."""
+    alliance, off = make_alliance(epsilon=4.0, epsilon_per_person=12.0), [0.0]
+    home = alliance.partners["bank"]
+
+    def wrong(room: Room) -> None:
+        gate = room.gates["bank"]
+        gate.clock = gate.heads._clock = gate.journal._clock = lambda: time.time() + off[0]
+
+    with Room(alliance) as room:
+        room.run(count(epsilon=0.05))
+        wrong(room)
+        hostile = Hostile(alliance, room.gates)
+        opened = hostile.new(count(name="ahead", epsilon=0.01))
+        for name in room.gates:
+            off[0] = hours * 3600.0 if name == "bank" else 0.0
+            hostile.clock = lambda: time.time() + off[0]
+            opened.hellos.append(hostile.hello(name, opened).hello)
+        off[0] = 0.0
+        ask = wire.Prepare(hellos=opened.hellos)
+        for name in ("shop", "telecom"):
+            code = hostile.code(name, opened.id, prepare=ask)
+            assert code == (Code.CLOCK if hours > 24 else "prepared")
+        for name in room.gates:
+            hostile.send(name, opened.id, cancel=wire.Cancel())
+    backup = copy_of(home)
+    with Room(alliance) as room:
+        room.run(count(name="spent", epsilon=3.0))
+        spent = room.gates["bank"].ledger.standing().epsilon
+    put_back(home, backup)
+    with later(alliance, spent) as room:
+        with pytest.raises(RoundFailed, match="ledger_rolled_back"):
+            room.run(count(name="again", epsilon=0.5))
+        assert room.gates["bank"].ledger.standing().epsilon >= spent * 0.999
+        again = hostile.new(count(name="again-and-again", epsilon=3.0))
+        assert Hostile(alliance, room.gates).hello("bank", again).refusal.code == Code.LEDGER
+
+
+def test_the_head_that_is_further_on_is_held_whatever_its_time(room: Room) -> None:
+    bank, alliance, now = room.gates["bank"], room.alliance, time.time()
+    for sequence, at in ((5, now + 3600), (7, now - 3600), (6, now), (7, now - 7200)):
+        bank.heads.note([of(alliance, "shop", sequence, at, sequence)])
+    assert held_of(bank, "shop") == [7]
+    (stated,) = [s for s in bank.heads.held() if s.party == "shop"]
+    assert wire.parse(wire.JournalHead, stated.body).time == int(now - 3600)
+    bank.heads.note(
+        [of(alliance, "shop", 7, now, 7)]
+    )  # the same one, signed later: a time that counts
+    (stated,) = [s for s in bank.heads.held() if s.party == "shop"]
+    assert wire.parse(wire.JournalHead, stated.body).time == int(now)
+
+
+def test_a_head_signed_far_ahead_is_kept_by_nobody_and_its_own_party_is_refused(room: Room) -> None:
+    bank, alliance, now = room.gates["bank"], room.alliance, time.time()
+    ahead = of(alliance, "shop", 5, now + 2 * DAY)
+    bank.heads.note([ahead])  # the coordinator brings it: it stops nobody
+    fair = {"telecom": [of(alliance, "telecom", 3, now), ahead]}
+    bank.heads.take(fair)
+    assert held_of(bank, "shop") == []
+    assert held_of(bank, "telecom") == [3]
+    said = {"telecom": [of(alliance, "telecom", 4, now)], "shop": [ahead]}
+    with pytest.raises(Refused, match=r"the clock of shop is 2\.0 days ahead") as caught:
+        bank.heads.take(said)
+    assert caught.value.code == Code.CLOCK
+    with pytest.raises(Refused, match=r"the clock of shop is 2\.0 days ahead"):
+        bank.heads.note([ahead], "0" * 32)
+    assert held_of(bank, "telecom") == [3]  # nothing at all is kept of such a round
+
+
+def test_a_party_that_prepares_with_a_head_signed_far_ahead_is_refused_before_a_charge(
+    room: Room, hostile: Hostile
+) -> None:
+    """The head that states the job's price is in what a party has prepared, and must be kept."""
+    opened = hostile.open(count())
+    for number, signed in enumerate(opened.prepared):
+        if signed.party == "bank":
+            said = wire.parse(wire.Prepared, signed.body)
+            said.head.CopyFrom(of(room.alliance, "bank", 50, time.time() + 2 * DAY))
+            key = room.alliance.partners["bank"].identity()
+            opened.prepared[number] = wire.state(key, "bank", said)
+    assert hostile.release("shop", opened, [0]).refusal.code == Code.CLOCK
+    assert room.gates["shop"].ledger.total()[0] == 0.0
+
+
+@pytest.mark.parametrize("first", ["head", "job"])
+def test_whether_a_head_is_old_is_not_for_its_signer_to_say(
+    room: Room, hostile: Hostile, first: str
+) -> None:
+    """Stated in a job that was opened here after the held one came, an earlier entry is a restored journal,
+    though it says an earlier time. In a job that was opened before, it may be merely old."""
+    bank, now, opened = room.gates["bank"], time.time(), hostile.new(count())
+    higher = of(room.alliance, "shop", 9, now, 9)
+    if first == "head":
+        bank.heads.note([higher])
+    hostile.hello("bank", opened)
+    if first == "job":
+        bank.heads.note([higher])
+    stated = {"shop": [of(room.alliance, "shop", 4, now - 3600, 4)]}
+    if first == "head":
+        with pytest.raises(Refused, match="the journal of shop is not what it signed before"):
+            bank.heads.take(stated, opened.id)
+    else:
+        bank.heads.take(stated, opened.id)
+    assert held_of(bank, "shop") == [9]
+
+
+def test_a_head_far_ahead_that_an_earlier_version_kept_is_replaced_and_not_passed_on(
+    room: Room,
+) -> None:
+    bank, alliance, now = room.gates["bank"], room.alliance, time.time()
+    absurd = of(alliance, "shop", 5, now + 1000 * DAY)
+    bank.store.execute(
+        "INSERT INTO heads VALUES (?, 'shop', 5, ?, ?, ?)",
+        alliance.contract.digest(), bytes([1]) * 32, int(now + 1000 * DAY), wire.serialise(absurd),
+    )  # fmt: skip
+    assert [s.party for s in bank.heads.held()] == ["bank"]
+    with pytest.raises(Refused, match="not what it signed before"):
+        bank.heads.take({"shop": [of(alliance, "shop", 4, now, 4)]})
+    bank.heads.take({"shop": [of(alliance, "shop", 6, now, 6)]})
+    assert held_of(bank, "shop") == [6]
+    assert [s.party for s in bank.heads.held()] == ["shop", "bank"]
+
+
+def test_an_entry_that_a_wrong_clock_has_dated_locks_nobody_out(
+    make_alliance: Callable[..., Alliance],
+) -> None:
+    alliance = make_alliance()
+    with owner(alliance.partners["bank"], clock=lambda: time.time() + 1000 * DAY) as at:
+        at.journal.record("list sent", "", b"x", "shop")
+    with Room(alliance) as room:
+        room.run(count(epsilon=0.1))
+        bank = room.gates["bank"]
+        bank.journal._clock = lambda: time.time() + 3600
+        bank.journal.record("list sent", "", b"x", "shop")
+        said = wire.parse(wire.JournalHead, bank.heads.own().body)
+        assert said.time >= time.time() + 3500  # not before its last entry
+
+
+def test_entries_that_come_meanwhile_leave_a_head_whole(
+    make_alliance: Callable[..., Alliance],
+) -> None:
+    """A match, or a command of the owner in another process, appends while a head is signed."""
+    alliance = make_alliance()
+    home, threads = alliance.partners["bank"], []
+    with owner(home) as at, owner(home) as other:
+        for _ in range(6):
+            at.journal.record("list sent", "", b"x", "shop")
+        real = at.journal.spent
+
+        def meanwhile() -> tuple[float, float]:
+            for journal in (at.journal, other.journal):
+                threads.append(
+                    threading.Thread(target=journal.record, args=("list sent", "", b"x", "shop"))
+                )
+                threads[-1].start()
+                threads[-1].join(timeout=0.2)
+            return real()
+
+        at.journal.spent = meanwhile  # type: ignore[method-assign]
+        signed = at.heads.own()
+        for thread in threads:
+            thread.join()
+        said = read_head(alliance.contract, "bank", signed)
+        assert at.journal.at(said.sequence) == said.digest
+        assert at.journal.head()[0] == said.sequence + 2
+
+
+def test_a_head_that_everybody_would_refuse_is_neither_signed_away_nor_stored(
+    room: Room, hostile: Hostile
+) -> None:
+    bank, opened = room.gates["bank"], hostile.new(count())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bank.journal, "spent", lambda: (float("nan"), 0.0))
+        assert hostile.hello("bank", opened).refusal.code == Code.STORAGE
+    assert hostile.hello("bank", opened).HasField("hello")
+
+
+def test_a_restore_that_the_disk_did_not_take_has_not_happened(
+    make_alliance: Callable[..., Alliance],
+) -> None:
+    """What the journal went on from goes with the entry that said so."""
+    alliance = make_alliance()
+    with owner(alliance.partners["bank"]) as at:
+        lost = of(alliance, "bank", 50, time.time())
+        said = read_head(alliance.contract, "bank", lost)
+
+        def restores() -> None:
+            with at.store.transaction():
+                at.journal.restore(said, wire.serialise(lost))
+                at.store.execute("INSERT INTO no_such_table VALUES (1)")
+
+        with pytest.raises(Refused, match="database failed"):
+            restores()
+        assert not at.journal.knows(said)

@@ -381,3 +381,85 @@ def test_a_passphrase_from_a_descriptor(tmp_path: Path, monkeypatch: pytest.Monk
     os.close(writing)
     monkeypatch.setenv("TALLYSTICK_PASSPHRASE_FD", str(reading))
     assert storage_key.opened(tmp_path, "bank", Keys(storage="passphrase")) == bytes(32)
+
+
+# ---------------------------------------------------------------------- the service's folder, what is left
+
+
+@pytest.mark.parametrize("how", ["its folder", "above it", "a link's folder"])
+def test_a_command_that_others_may_replace_is_not_run(tmp_path: Path, how: str) -> None:
+    (tmp_path / "opt").mkdir()
+    program = Path(service(tmp_path / "opt" / "kms", bytes(32))[0])
+    if how == "its folder":
+        program.parent.chmod(0o777)
+    elif how == "above it":
+        program.parent.parent.chmod(0o777)
+    else:
+        (tmp_path / "bin").mkdir()
+        (tmp_path / "bin" / "service").symlink_to(program)
+        (tmp_path / "bin").chmod(0o777)
+        program = tmp_path / "bin" / "service"
+    keys = Keys(storage="command", storage_command=(str(program), "storage"))
+    with pytest.raises(ConfigError, match="other users"):
+        storage_key.opened(tmp_path, "bank", keys)
+
+
+def test_a_command_by_a_link_in_a_safe_folder_is_run(tmp_path: Path) -> None:
+    program = Path(service(tmp_path / "kms", bytes(32))[0])
+    (tmp_path / "bin").mkdir(mode=0o755)
+    (tmp_path / "bin" / "service").symlink_to(program)
+    keys = Keys(storage="command", storage_command=(str(tmp_path / "bin" / "service"), "storage"))
+    assert storage_key.opened(tmp_path, "bank", keys) == bytes(32)
+
+
+def killed_before_the_erasing(home: Home, to: Keys) -> None:
+    class Killed(BaseException):
+        pass
+
+    def dies(*_: object) -> None:
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage_moves, "erase", dies)
+        with pytest.raises(Killed):
+            storage_moves.move(home, to, os.urandom, ask_new=lambda _: SECRET)
+
+
+def test_a_key_that_a_killed_move_left_in_the_clear_is_told_and_swept(
+    make_alliance: MakeAlliance, tmp_path: Path
+) -> None:
+    home = make_alliance().partners["bank"]
+    key = home.storage_key()
+    write_private(tmp_path / "passphrase", SECRET.encode())
+    killed_before_the_erasing(home, Keys(storage="passphrase"))
+    assert (home.keys / "storage.key").exists()
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "client.cli", *arguments, "--home", str(home.root)],
+            env=environment({"TALLYSTICK_PASSPHRASE_FILE": str(tmp_path / "passphrase")}),
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, start_new_session=True, check=False,
+        )  # fmt: skip
+
+    told = run("doctor").stdout
+    assert "FAIL  storage key" in told
+    assert "storage.key too" in told
+    with started(home, {"TALLYSTICK_PASSPHRASE_FILE": str(tmp_path / "passphrase")}) as child:
+        assert child.stderr is not None
+        assert b"storage.key too" in child.stderr.readline()
+    sealed = (home.keys / "storage.sealed").read_bytes()
+    done = run("keys", "storage", "--to", "passphrase")  # nobody is there to be asked for a new one
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in home.keys.glob("storage.*")} == {"storage.sealed"}
+    assert (home.keys / "storage.sealed").read_bytes() == sealed
+    assert storage_key.opened(home.keys, "bank", home.config().keys, lambda _: SECRET) == key
+    assert "ok    storage key" in run("doctor").stdout
+
+
+def test_another_key_that_lies_there_is_not_swept(make_alliance: MakeAlliance) -> None:
+    home = make_alliance().partners["bank"]
+    killed_before_the_erasing(home, Keys(storage="passphrase"))
+    write_private(home.keys / "storage.key", bytes(32))
+    with pytest.raises(ConfigError, match="another key"):
+        storage_moves.move(home, Keys(storage="passphrase"), os.urandom, ask=lambda _: SECRET)
+    assert (home.keys / "storage.key").read_bytes() == bytes(32)

@@ -280,8 +280,8 @@ def _keeps_any_model(patch: pytest.MonkeyPatch) -> None:
 
 
 def _compares_nothing(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Heads, "take", lambda self, statements: None)
-    patch.setattr(Heads, "note", lambda self, heads: None)
+    patch.setattr(Heads, "take", lambda self, statements, job="": None)
+    patch.setattr(Heads, "note", lambda self, heads, job=None: None)
 
 
 def _believes_its_clock(patch: pytest.MonkeyPatch) -> None:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 from typer.testing import CliRunner
 
-from client import freezing, frozen
+from client import freezing, frozen, lost
 from client.cli import app
 from client.context import Context
 from client.freezing import DAY, Found, freeze
+from client.frozen import Epoch
 from client.home import Home
 from privacy.errors import ConfigError, DataError, Refused
 from protos.alliance import Contract
 from protos.refusal import Code
+from protos.toml import read_toml
 from simulations.alliances import Alliance
 from simulations.audiences import EVERYONE, define
 from tests.conftest import job, write_csv
@@ -347,3 +351,76 @@ def test_who_may_name_whom(home: Home) -> None:
     ):
         with pytest.raises(ConfigError):
             wanted(**more)
+
+
+# ---------------------------------------------------------------------- what is lost
+
+
+def _lose(home: Home, *names: str) -> None:
+    for name in names:
+        shutil.rmtree(frozen.folder_of(home, name, 1))
+
+
+def test_what_is_lost_is_ended_by_its_owner_and_counts_against_everybody(home: Home) -> None:
+    """One lost folder kept every audience from being frozen until the period was over."""
+    define(home, name="a", uses=2)
+    define(home, name="b", uses=2)
+    plain = read_toml(home.config_file)
+    plain.setdefault("limits", {})["exact_disclosures"] = 3
+    home.config_file.write_text(tomli_w.dumps(plain))
+    clock = Clock()
+    with books(home, clock) as at:
+        assert freeze(at, "a", yes)
+        disclose(at, 1, "a")
+        _lose(home, "a")
+        with pytest.raises(ConfigError, match="audience lost"):
+            freeze(at, "b", yes)
+        assert lost.end(at, lambda _: False) == []
+        assert frozen.newest(at.store, "a").lost is False  # type: ignore[union-attr]
+        (ended,) = lost.end(at, yes_to_all)
+        assert (ended.audience, ended.number) == ("a", 1)
+        (entry,) = at.store.rows("SELECT content FROM journal WHERE kind = ?", lost.LOST)
+        assert bytes(entry[0]) == ended.commitment
+        assert lost.found(at) == []
+        with pytest.raises(Refused, match="is over"):
+            frozen.epoch_for(at, wanted(audiences={"bank": "a", "shop": "a"}).match)
+        # one result is taken from everybody's three: two are left
+        found = freeze(at, "b", yes)
+        assert found is not None
+        assert (found.people, found.left_out, found.lost) == (300, 0, 1)
+        assert any("count against everybody" in sentence for sentence in found.sentences())
+        disclose(at, 2, "b")
+        disclose(at, 3, "b")
+        with pytest.raises(ConfigError, match="are fewer than"):  # 1 lost + 2 of b + 2 to come
+            freeze(at, "a", yes)
+        _lose(home, "b")
+        lost.end(at, yes_to_all, "b")
+        with pytest.raises(ConfigError, match="count against everybody: at most 0 are left"):
+            freeze(at, "a", yes)
+        clock.now += 2 * YEAR
+        assert freeze(at, "a", yes) is not None
+
+
+def yes_to_all(_: list[Epoch]) -> bool:
+    return True
+
+
+def test_after_the_storage_key_is_lost_audiences_are_frozen_again(home: Home) -> None:
+    """docs/keys.md, "When the storage key is lost": as it says, command by command."""
+    define(home, uses=1)
+    with books(home, Clock()) as at:
+        assert freeze(at, EVERYONE, yes)
+    (home.keys / "storage.key").write_bytes(os.urandom(32))
+    for name in ("jobkeys", "snapshots", "matches", "frozen", "caches"):
+        shutil.rmtree(home.state / name, ignore_errors=True)
+    home.mark.unlink(missing_ok=True)
+    run, at_home = CliRunner(), ["--home", str(home.root)]
+    refused = run.invoke(app, ["audience", "freeze", EVERYONE, "--yes", *at_home])
+    assert "audience lost" in str(refused.exception)
+    asked = run.invoke(app, ["audience", "lost", *at_home], input="n\n")
+    assert asked.exit_code == 1, asked.output
+    done = run.invoke(app, ["audience", "lost", "--yes", *at_home])
+    assert "1 epoch(s) ended" in done.output
+    assert run.invoke(app, ["audience", "freeze", EVERYONE, "--yes", *at_home]).exit_code == 0
+    again = run.invoke(app, ["audience", "lost", *at_home])
+    assert "can be opened" in again.output

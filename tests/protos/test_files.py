@@ -138,7 +138,7 @@ def test_a_key_is_read_only_where_nobody_else_could(tmp_path: Path) -> None:
         read_private(tmp_path / "pipe")
     with pytest.raises(ConfigError, match="no key"):
         read_private(key, limit=31)
-    with pytest.raises(ConfigError, match="not there"):
+    with pytest.raises(ConfigError, match="not found"):
         read_private(tmp_path / "nothing")
 
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import json
+import logging
 import socket
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,10 +21,15 @@ from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.auth import create_superexec_auth_metadata, derive_auth_secret
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
+from protos import supervise
+from protos.files import open_private
 from server import guard
+from server.call_plugin import OTHER, CallPlugin, Lines
 from server.credentials import Insiders, Nodes
-from server.guard import LARGEST_QUESTION, SMALL, Guard, largest_answer
+from server.guard import LARGEST_QUESTION, SMALL, Guard, Pace, largest_answer
 from server.http import VISIT
+from server.loglimit import MOST, Limit
+from server.once import SIGNED_FOR, Once
 from server.ports import GRACE, Limits, Port, Visit, fit
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -113,6 +123,9 @@ def test_limits_fit_the_descriptors_or_are_the_least(available: int, keys: int) 
 # ---------------------------------------------------------------------- requests
 
 
+KIND = {"content-type": "application/protobuf"}
+
+
 class Call:
     """One request to a guard: what it was answered, and how much of its body was read."""
 
@@ -120,7 +133,7 @@ class Call:
         self.scope: dict[str, Any] = {
             "type": "http",
             "path": path,
-            "headers": [(k.encode(), v.encode()) for k, v in headers.items()],
+            "headers": [(k.encode(), v.encode()) for k, v in (KIND | headers).items()],
         }
         self.pieces, self.read, self.status, self.headers = pieces, 0, 0, {}
         self.body = b""
@@ -245,6 +258,180 @@ def test_all_callers_bodies_together_take_two_of_the_largest() -> None:
         await asyncio.gather(*tasks)
 
     asyncio.run(main())
+
+
+def test_those_who_claim_the_largest_and_send_nothing_keep_nobody_waiting() -> None:
+    seen: list[bytes] = []
+
+    async def never() -> Any:
+        await asyncio.sleep(30)
+
+    async def main() -> None:
+        guarded = Guard(app_of(seen), by_name, objects=100_000, callers=3)
+        silent = [push(100_000, who) for who in ("shop", "telecom")]
+        for call in silent:
+            call.receive = never  # type: ignore[method-assign]
+        tasks = [asyncio.create_task(call.to(guarded)) for call in silent]
+        await asyncio.sleep(0)
+        assert (await push(100_000).to(guarded)).status == 200
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    asyncio.run(main())
+
+
+def test_a_large_body_has_to_come_at_a_rate_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "START", 0.05)
+
+    async def drips() -> Any:
+        await asyncio.sleep(0.02)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    call = push(90_000)
+    call.receive = drips  # type: ignore[method-assign]
+    asyncio.run(call.to(Guard(app_of([]), by_name, objects=100_000)))
+    assert call.status == 408
+
+
+def test_who_calls_too_often_waits_and_is_refused_at_last() -> None:
+    clock = Clock()
+    pace = Pace(rate=10.0, burst=20.0, clock=clock)
+    assert [pace.turn("bank") for _ in range(20)] == [0.0] * 20
+    assert pace.turn("bank") == pytest.approx(0.1)
+    turns = [pace.turn("bank") for _ in range(100)]
+    assert turns[48] == pytest.approx(guard.LONGEST_TURN)
+    assert set(turns[49:]) == {None}
+    assert pace.turn("shop") == 0.0
+    clock.now += 1.0
+    assert pace.turn("bank") == pytest.approx(guard.LONGEST_TURN - 0.9)
+    clock.now += 100.0
+    assert pace.turn("bank") == 0.0
+
+
+def test_who_is_paced_gets_a_status_and_no_place_in_the_application() -> None:
+    seen: list[bytes] = []
+    pace = Pace(rate=0.001, burst=1.0)
+    guarded = Guard(app_of(seen), by_name, objects=1000, pace=pace)
+    asyncio.run(push(10).to(guarded))
+    call = asyncio.run(push(10).to(guarded))
+    assert (call.status, call.read, len(seen)) == (429, 0, 1)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["", "text/plain", "application/protobuf; charset=x", "APPLICATION/PROTOBUF", "z" * 14_000],
+)
+def test_a_body_is_of_flowers_kind_to_the_letter(kind: str) -> None:
+    call = push(10, **{"content-type": kind})
+    asyncio.run(call.to(Guard(app_of([]), by_name, objects=1000)))
+    assert (call.status, call.read) == (415, 0)
+
+
+def test_a_path_without_a_body_is_answered_without_waiting_for_one() -> None:
+    async def never() -> Any:
+        raise AssertionError
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await guard.refuse(send, 200)
+
+    for headers, status in (({}, 200), ({"transfer-encoding": "chunked"}, 413)):
+        call = Call("/health", headers, [])
+        call.receive = never  # type: ignore[method-assign]
+        asyncio.run(call.to(Guard(app, lambda path, headers: "", objects=1000)))
+        assert call.status == status
+
+
+def test_a_signature_opens_one_call_until_flower_would_not_take_it() -> None:
+    clock, key = Clock(), ec.generate_private_key(ec.SECP384R1())
+    once, headers = Once(clock), signed(key)
+    assert once("bank", headers)
+    assert not once("bank", headers)
+    assert once("bank", signed(key))
+    assert not once("bank", [*headers, *headers])
+    assert not once("bank", [])
+    assert not once("bank", [(b"flwr-signature", b"AAAA")])
+    clock.now += SIGNED_FOR + 1.0
+    assert once("bank", headers)
+    calls: list[bytes] = []
+    guarded = Guard(app_of(calls), by_name, objects=1000, spend=lambda who, headers: not calls)
+    assert [asyncio.run(push(10).to(guarded)).status for _ in range(2)] == [200, 401]
+
+
+# ---------------------------------------------------------------------- what callers cause to be written
+
+
+def test_log_lines_of_a_logger_are_so_many_a_minute_and_the_rest_is_counted() -> None:
+    clock, stream = Clock(), io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.addFilter(Limit(handler, clock))
+
+    def say(name: str, number: int) -> None:
+        for _ in range(number):
+            handler.handle(logging.makeLogRecord({"name": name, "msg": "refused"}))
+
+    say("link", 1000)
+    say("other", 1)
+    assert stream.getvalue().count("refused") == MOST + 1
+    clock.now += 61.0
+    say("link", 1)
+    assert stream.getvalue().splitlines()[-2:] == [
+        f"{1000 - MOST} more lines like these were left out",
+        "refused",
+    ]
+
+
+def test_a_partners_lines_in_the_call_log_are_bounded_and_the_rest_is_counted() -> None:
+    clock = Clock()
+    lines = Lines(clock)
+    taken = sum(lines.take("bank", needed=False) for _ in range(5000))
+    assert taken == OTHER[1]
+    assert lines.take("bank", needed=True)
+    assert lines.take("shop", needed=False)
+    assert lines.left_out() == {}
+    clock.now += 60.0
+    assert lines.left_out() == {"bank": 5000 - taken}
+    assert lines.left_out() == {}
+    assert lines.take("bank", needed=False)
+
+
+def test_the_call_log_says_how_many_lines_of_whom_are_missing(tmp_path: Path) -> None:
+    plugin = CallPlugin(tmp_path / "calls.jsonl")
+    visit = SimpleNamespace(who="bank")
+    context = SimpleNamespace(client=None, scope={VISIT: visit})
+    request = SimpleNamespace(run_id=7)
+    for _ in range(int(OTHER[1]) + 50):
+        # the name that it calls itself by changes, the key that it showed does not
+        request.node = SimpleNamespace(node_id=request.run_id + 1)
+        plugin.write_log(
+            plugin.compose_log_after_event(request, context, None, "/v1/fleet/get-run", None)
+        )
+    plugin.close()
+    written = [json.loads(line) for line in (tmp_path / "calls.jsonl").read_text().splitlines()]
+    assert OTHER[1] < len(written) < OTHER[1] + 30
+    last = written[-1]
+    assert (last["actor"]["actor_id"], last["event"]["action"]) == ("bank", "left out")
+    assert int(last["status"].split()[0]) == OTHER[1] + 50 - (len(written) - 1)
+
+
+def test_a_childs_log_is_bounded_while_the_child_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervise, "LARGEST_LOG", 1000)
+    log = tmp_path / "link.log"
+    with open_private(log, append=True) as appending:  # as the child holds it
+        child = supervise.Child("link", ["none"], log)
+        monkeypatch.setattr(supervise.Child, "running", lambda self: True)
+        appending.write(b"x" * 5000 + b"end")
+        appending.flush()
+        child.tend()
+        assert log.stat().st_size == 0
+        kept = tmp_path / "link.log.1"
+        assert kept.read_bytes() == b"x" * 997 + b"end"
+        assert kept.stat().st_mode & 0o077 == 0
+        appending.write(b"later")
+        appending.flush()
+    assert log.read_bytes() == b"later"
 
 
 def test_a_body_that_does_not_come_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

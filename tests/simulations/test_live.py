@@ -268,16 +268,17 @@ def test_a_hostile_bundle_is_never_unpacked(live: Live, tmp_path: Path) -> None:
     from flwr.proto.control_pb2 import StartRunRequest
     from flwr.supercore.fab import Fab
 
-    from server import link
+    from server import working
 
     mark = tmp_path / "owned"
     hostile = f"open({str(mark)!r}, 'w').write('owned')\n".encode()
-    files = {**link.APP_FILES, "tallystick_app.py": hostile + link.APP_FILES["tallystick_app.py"]}
+    name = "tallystick_app.py"
+    files = {**working.APP_FILES, name: hostile + working.APP_FILES[name]}
     bundle = build_fab_from_files(files)[0]
     import hashlib
 
     fab = Fab(hashlib.sha256(bundle).hexdigest(), bundle, {})
-    with link.control(live.alliance.coordinator) as client:
+    with working.control(live.alliance.coordinator) as client:
         client.StartRun(StartRunRequest(fab=fab_to_proto(fab)))
     # the hostile run's ServerApp is never served; ours goes on beside it
     time.sleep(3.0)

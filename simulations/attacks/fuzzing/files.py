@@ -34,6 +34,8 @@ from simulations.attacks.fuzzing.target import Came
 from simulations.attacks.specs import RULES
 from simulations.attacks.tables import COLUMNS, LABELS, TARGET, Base
 
+REPAIRED = datetime(2030, 1, 1, 1, tzinfo=UTC)
+"""An hour after the repair of :mod:`simulations.attacks.fuzzing.forms` was made."""
 MANY = 40
 """Rows that rules and models are tried on."""
 
@@ -183,10 +185,10 @@ class FileTarget:
 
     def _a_repair(self, text: str) -> bool:
         """Signed by all, then read as a file and as what is kept of it."""
-        found = repairs.load(self._path(text))
+        found = repairs.load(self._path(text), REPAIRED)
         for name in found.signers(self._contract):
             found = found.signed_by(name, self._keys[name], self._contract)
-        again = repairs.load(self._path(repairs.to_text(found)))
+        again = repairs.load(self._path(repairs.to_text(found)), REPAIRED)
         again.told(), again.missing(self._contract)
         again.check(self._contract, again.made)
         if repairs.from_kept(again.kept()) != again:

@@ -155,6 +155,7 @@ class Forms:
             "purpose": "partner_join", "key": "k", "reason": "a court asked for it", "by": "me",
             "expires": datetime(2030, 1, 1, tzinfo=UTC), "approver": "boss", "signature": "A" * 86 + "==",
             "partner": "bank", "asked": datetime(2029, 1, 1, tzinfo=UTC), "entry": 7, "digest": "3" * 64,
+            "rows": 5, "kind": "phone", "domain": "partner_join/phone", "transform": "token",
         }  # fmt: skip
         whole = {name: known.get(name, "") for name in reveal.Request.model_fields}
         return self._written(texts.bent(self._rng, whole), whole)

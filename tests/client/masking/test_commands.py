@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from client.cli import app
@@ -206,3 +208,63 @@ def test_no_password_on_the_command_line(run: Run, table: str) -> None:
 def test_a_database_that_is_not_there(run: Run) -> None:
     code, out, err = run("scan", "postgresql://me@127.0.0.1:1/db", "--table", "people")
     assert (code, "running and reachable" in err, "127.0.0.1" in out + err) == (2, True, False)
+
+
+def test_what_dedupe_writes_masks_to_what_the_table_masks_to(run: Run, place: Path) -> None:
+    """Its apostrophes were part of the identifiers for whatever was masked next."""
+    policy = (
+        'version = 1\nname = "c"\nkey = "file:masking.key"\n'
+        '[columns.id]\nkind = "category"\nrole = "direct"\npartner_join = "hmac"\n'
+        '[columns.email]\nkind = "email"\nrole = "direct"\npartner_join = "hmac"\n'
+        '[columns.phone]\nkind = "phone"\nrole = "direct"\npartner_join = "token"\n'
+        '[duplicates]\nkeys = ["email"]\n'
+    )
+    (place / "p.toml").write_text(policy)
+    (place / "c.csv").write_text(
+        "id,email,phone\n-A1,+anna@example.com,+86 138-1234-1234\n@b,-bob@example.com,(+1) 312 753 0189\n"
+        "c,carl@example.com,+1-312-753-0189\n"
+    )
+    join = ("--policy", "p.toml", "--purpose", "partner_join", "--out")
+    assert run("mask", "c.csv", *join, "direct.csv")[0] == 0
+    assert run("dedupe", "c.csv", "--policy", "p.toml", "--out", "people.csv")[0] == 0
+    assert run("mask", "people.csv", *join, "after.csv")[0] == 0
+    assert (place / "after.csv").read_bytes() == (place / "direct.csv").read_bytes()
+    assert "'" not in (place / "people.csv").read_text()
+    assert run("dedupe", "c.csv", "--policy", "p.toml", "--out", "s.csv", "--for-people")[0] == 0
+    assert "'-A1,'+anna@example.com,'+86 138-1234-1234" in (place / "s.csv").read_text()
+
+
+def test_names_of_files_that_are_not_utf_8(run: Run, place: Path) -> None:
+    source, out = "c\udcff.csv", "a\udcff.csv"
+    (place / source).write_bytes((place / "customers.csv").read_bytes())
+    code, said, error = run("mask", source, *MASK[2:], "--out", out)
+    assert (code, error) == (0, "")
+    assert "a\\xff" in said or "a\\udcff" in said
+    lineage = json.loads((place / (out + ".lineage.json")).read_text())
+    assert lineage["result"]["file"] == "a\\xff.csv"
+    assert lineage["source"]["file"] == "c\\xff.csv"
+    (place / "d\udcff.duckdb").touch()
+    code, _, error = run("scan", "d\udcff.duckdb", "--table", "t")
+    assert code == 2
+    assert "rename it" in error
+
+
+def test_one_byte_that_is_no_text_ends_each_command_in_one_line(run: Run, place: Path) -> None:
+    text = pa.array(["fine", "caf\xe9".encode("latin-1")], pa.binary()).view(pa.string())
+    held = dict.fromkeys(pl.read_parquet(place / "customers.parquet").columns, text)
+    pq.write_table(pa.table(held), place / "bad.parquet")
+    policy = ("--policy", "policy.toml")
+    for arguments in (
+        ("scan", "bad.parquet"),
+        ("mask", "bad.parquet", *policy, "--purpose", "display", "--out", "o.csv"),
+        ("mask", "bad.parquet", *policy, "--purpose", "display", "--preview", "2"),
+        ("risk", "bad.parquet", *policy),
+        ("quality", "bad.parquet", *policy),
+        ("dedupe", "bad.parquet", *policy, "--out", "o.csv"),
+        ("keys", "retoken", "bad.parquet", *policy, "--purpose", "partner_join", "--out", "o.csv"),
+    ):
+        code, _, error = run(*arguments)
+        assert code == 2, arguments
+        assert "row 2, column " in error
+        assert error.count("\n") == 1
+    assert not (place / "o.csv").exists()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import gc
+import hashlib
 import os
+from itertools import accumulate
 from pathlib import Path
 
 import duckdb
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from client.masking import outputs, tables
+from client.masking import arrow, outputs, parquet_keys, tables
 from client.masking.keys import KeySource
 from privacy.errors import ConfigError, DataError, TallystickError
 from privacy.randomness import stream
@@ -207,3 +211,146 @@ def test_a_row_of_another_width_in_another_encoding_is_an_error_and_nothing_more
     with pytest.raises(DataError):
         _whole(tmp_path / "t.csv")
     assert not printed
+
+
+# ---------------------------------------------------------------------- Parquet that another program wrote
+
+
+def texts(values: list[bytes]) -> pa.Array:
+    """Bytes that say that they are texts, as a writer makes them that does not look."""
+    places = list(accumulate(map(len, values), initial=0))
+    offsets = b"".join(place.to_bytes(4, "little") for place in places)
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(values))]
+    return pa.Array.from_buffers(pa.string(), len(values), buffers)
+
+
+def _written(path: Path, values: list[bytes], how: str) -> None:
+    column = texts(values)
+    if how == "dictionary":
+        column = pa.DictionaryArray.from_arrays(pa.array(range(len(values))), column)
+    if how == "large":
+        column = column.cast(pa.large_binary()).view(pa.large_string())
+    if how == "list":
+        column = pa.ListArray.from_arrays(pa.array(range(len(values) + 1), pa.int32()), column)
+    if how == "structure":
+        column = pa.StructArray.from_arrays([column], ["inner"])
+    pq.write_table(pa.table({"id": ["1"] * len(values), "note": column}), path)
+
+
+@pytest.mark.parametrize("how", ["plain", "dictionary", "large", "list", "structure"])
+@pytest.mark.parametrize("bad", [b"caf\xe9", b"\xff", b"call \xf113812341234", b"\xed\xb0\x80"])
+def test_a_text_that_is_not_utf_8_is_an_error_and_no_crash(
+    tmp_path: Path, bad: bytes, how: str
+) -> None:
+    """polars believed it: one byte ended the process by SIGSEGV, another was written on as it was."""
+    _written(tmp_path / "t.parquet", [b"fine"] * 5 + [bad] + [b"fine"] * 3, how)
+    said = "row 6, column note: is not UTF-8"
+    if how in ("list", "structure"):
+        said = "t.parquet: column note: is not UTF-8"
+    if how == "dictionary":
+        said = "a text that is not UTF-8"  # pyarrow looks at those itself, and says no row
+    with pytest.raises(DataError, match=said):
+        _whole(tmp_path / "t.parquet")
+    assert len(pl.concat(list(tables.opened(tmp_path / "t.parquet").blocks(["id"])))) == 9
+
+
+def test_rows_are_counted_over_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "ROWS", 4)
+    _written(tmp_path / "t.parquet", [b"fine"] * 6 + [b"\xff"], "plain")
+    with pytest.raises(DataError, match="row 7, column note"):
+        _whole(tmp_path / "t.parquet")
+
+
+def test_an_encrypted_file_is_looked_at_as_well(tmp_path: Path) -> None:
+    ring = KeySource("file", str(tmp_path / "k")).create(stream(bytes(32)))
+    table = pa.table({"note": texts([b"fine", b"\xff"])})
+    properties = parquet_keys.encryption(ring)
+    with pq.ParquetWriter(
+        tmp_path / "e.parquet", table.schema, encryption_properties=properties
+    ) as writer:
+        writer.write_table(table)
+    with pytest.raises(DataError, match="row 2, column note"):
+        _whole(tmp_path / "e.parquet", keys=ring)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array([0, 2**31 - 1], pa.date32()), pa.array([0, -(2**31)], pa.date32()),
+        pa.array([0, 2**62], pa.timestamp("ms")), pa.array([0, -(2**63) + 1], pa.timestamp("us")),
+        pa.array([0, 2**62], pa.timestamp("ms", "UTC")),
+    ],
+)  # fmt: skip
+def test_dates_that_nothing_can_write_down_are_an_error(tmp_path: Path, values: pa.Array) -> None:
+    pq.write_table(pa.table({"when": values}), tmp_path / "t.parquet")
+    with pytest.raises(DataError, match="row 2, column when: is no date"):
+        _whole(tmp_path / "t.parquet")
+
+
+@pytest.mark.parametrize("unit", ["ms", "us", "ns"])
+def test_dates_that_are_some_pass(tmp_path: Path, unit: str) -> None:
+    day = 86_400 * 10 ** {"ms": 3, "us": 6, "ns": 9}[unit]
+    values = pa.array([-day, None, day, 0], pa.timestamp(unit))
+    days = pa.array([-719_162, None, 2_932_896, 0], pa.date32())
+    pq.write_table(pa.table({"when": values, "day": days}), tmp_path / "t.parquet")
+    found = _whole(tmp_path / "t.parquet")
+    assert found["when"].cast(pl.String).str.slice(0, 10).to_list()[-1] == "1970-01-01"
+    assert found["day"].cast(pl.String).to_list() == [
+        "0001-01-01",
+        None,
+        "9999-12-31",
+        "1970-01-01",
+    ]
+
+
+def test_what_polars_panics_at_is_an_error_of_the_table(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a\n1\n")
+    table = tables.opened(tmp_path / "t.csv")
+    with pytest.raises(DataError, match="PanicException"), tables.column_errors(table):
+        raise pl.exceptions.PanicException("a value")
+    batch = pa.record_batch({"wide": pa.array([1], pa.decimal256(70))})
+    with pytest.raises(DataError, match="a type that cannot be read"):
+        arrow.frame(batch, "t")
+
+
+# ---------------------------------------------------------------------- one file, from heading to digest
+
+
+def test_a_table_is_of_one_file_whatever_its_name_leads_to(tmp_path: Path) -> None:
+    for suffix in (".csv", ".parquet"):
+        path, other = tmp_path / f"t{suffix}", tmp_path / f"o{suffix}"
+        for name, values in ((path, ["mine"]), (other, ["theirs", "theirs"])):
+            with outputs.created(name, None, None) as writer:
+                writer.write(pl.DataFrame({"a": values}))
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        table, kept = tables.opened(path), tables.copied(path)
+        blocks = table.blocks()
+        other.replace(path)
+        assert next(blocks)["a"].to_list() == ["mine"]
+        assert next(iter(table.blocks()))["a"].to_list() == ["mine"]
+        assert kept.digest() == digest
+        path.write_bytes(b"a\nx\n")
+        assert next(iter(kept.blocks()))["a"].to_list() == ["mine"]
+
+
+def test_a_table_that_is_written_into_while_it_is_read_has_no_lineage(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("a\n1\n")
+    table = tables.opened(path)
+    before = path.stat()
+    path.write_text("a\n2\n")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(DataError, match="was changed while it was read"):
+        table.digest()
+
+
+def test_no_descriptor_is_left(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("a\n1\n")
+    gc.collect()
+    before = set(os.listdir("/dev/fd"))  # noqa: PTH208 - names of descriptors
+    for _ in range(3):
+        list(tables.opened(path).blocks())
+        list(tables.copied(path).blocks())
+    gc.collect()
+    assert set(os.listdir("/dev/fd")) == before  # noqa: PTH208

@@ -16,6 +16,7 @@ from client.journal import verify
 from client.masking import policy as policies
 from client.masking import reveal, tables
 from client.masking.keys import KeySource
+from client.masking.retoken import retoken
 from client.store import Store
 from privacy.errors import ConfigError, ParameterError
 from privacy.randomness import stream
@@ -59,8 +60,8 @@ class Office:
         )  # fmt: skip
         return pl.read_parquet(self.place / out)
 
-    def table(self) -> tables.Table:
-        return tables.opened(self.place / "joined.parquet")
+    def table(self) -> tables.Copy:
+        return tables.copied(self.place / "joined.parquet")
 
     def policy(self) -> policies.Policy:
         return policies.load(self.place / "policy.toml")
@@ -172,7 +173,7 @@ def test_what_was_never_a_token_cannot_be_asked_for(office: Office) -> None:
 
 def test_a_table_that_lacks_the_column(office: Office) -> None:
     (office.place / "other.csv").write_text("a\n1\n")
-    other = tables.opened(office.place / "other.csv")
+    other = tables.copied(office.place / "other.csv")
     with pytest.raises(ConfigError, match=r"columns.phone: other.csv has no such column"):
         reveal.ask(
             other, office.policy(), "phone", "partner_join", "a customer asked", "ana",
@@ -181,7 +182,7 @@ def test_a_table_that_lacks_the_column(office: Office) -> None:
         )  # fmt: skip
     keys = KeySource("file", str(office.place / "masking.key")).read()
     with pytest.raises(ConfigError, match="no such column"):
-        reveal.retoken(other, office.policy(), "partner_join", office.place / "o.csv", keys=keys)
+        retoken(other, office.policy(), "partner_join", office.place / "o.csv", keys=keys)
 
 
 def test_keys_of_approvers(office: Office) -> None:
@@ -193,7 +194,7 @@ def test_keys_of_approvers(office: Office) -> None:
     office.ask()
     with pytest.raises(ConfigError, match="chmod 600"):
         office.approve()
-    with pytest.raises(ConfigError, match="not there"):
+    with pytest.raises(ConfigError, match="not found"):
         reveal.read_key(office.place / "nothing.key")
     (office.place / "short.key").write_bytes(b"short")
     (office.place / "short.key").chmod(0o600)

@@ -15,9 +15,10 @@ from typing import Any
 import polars as pl
 import pytest
 
-from client.masking import checks, reveal, run, tables
+from client.masking import checks, run, tables
 from client.masking import policy as policies
 from client.masking.keys import KeySource
+from client.masking.retoken import retoken
 from privacy.errors import ConfigError, DataError, ReleaseRefused
 from privacy.masking import duplicates
 from privacy.masking.scan import scan
@@ -82,7 +83,7 @@ def test_a_database_gives_the_same_as_its_csv(place: Path, postgres: str) -> Non
     assert (done.rows, table.name) == (ROWS, "people")
     lineage = json.loads((place / "database.csv.lineage.json").read_text())
     assert lineage["source"]["file"] == "people"
-    assert lineage["source"]["sha256"] == tables.file_digest(table.path)
+    assert lineage["source"]["sha256"] == table.digest()
     _, after, _ = run.risks(
         table, policies.load(place / "policy.toml"), "release", keys=None,
         randomness=stream(bytes(32)), progress=lambda rows: None,
@@ -258,7 +259,7 @@ def test_rotation_brings_tokens_to_the_new_key(place: Path) -> None:
     second = source.rotate(stream(bytes([9] * 32))).current.id
     rules = policies.load(place / "policy.toml")
     table = tables.opened(place / "old.parquet")
-    done = reveal.retoken(table, rules, "partner_join", place / "new.parquet", keys=source.read())
+    done = retoken(table, rules, "partner_join", place / "new.parquet", keys=source.read())
     assert done == (ROWS, ["phone"])
     again, _ = mask(place, "partner_join", "again.parquet")
     moved = pl.read_parquet(place / "new.parquet")
