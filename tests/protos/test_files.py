@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import stat
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,7 @@ from privacy.errors import ConfigError
 from protos.files import (
     check_folder,
     erase,
+    made_private,
     nameless,
     new_private,
     open_private,
@@ -218,3 +223,24 @@ def test_what_is_erased_is_overwritten_first_and_a_link_is_not_followed(tmp_path
     erase(tmp_path / "nothing")
     assert (tmp_path / "precious").read_bytes() == b"precious"
     assert names(tmp_path) == ["precious", "same"]
+
+
+@pytest.mark.parametrize(
+    ("look", "holds"), [(made_private, True), (lambda p: open_private(p).close(), False)]
+)
+def test_looking_at_a_database_gives_no_lock_away(
+    tmp_path: Path, look: Callable[[Path], object], holds: bool
+) -> None:
+    """Locks are a process's, and go with the first descriptor that it closes: another process then wrote into
+    what this one thought it held, or removed the write-ahead log under it."""
+    path = tmp_path / "gate.db"
+    made_private(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    ours = sqlite3.connect(path, isolation_level=None)
+    ours.execute("CREATE TABLE t (x)")
+    ours.execute("BEGIN IMMEDIATE")
+    look(path)
+    code = "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0).execute('BEGIN IMMEDIATE')"
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, check=False)
+    assert (done.returncode != 0) is holds
+    ours.close()

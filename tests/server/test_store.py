@@ -1,8 +1,5 @@
 """The coordinator's database."""
 
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -10,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from server.store import Store
-from tests.conftest import ROOT, job
+from tests.conftest import job
 
 
 @pytest.fixture
@@ -42,21 +39,3 @@ def test_nobody_sees_more_done_than_planned(stores: tuple[Store, Store]) -> None
     writer._db.set_trace_callback(None)
     look("")
     assert seen == [(0, 0), (300, 1000), (700, 1000)]
-
-
-def test_a_second_store_of_one_process_does_not_take_the_locks_of_the_first(tmp_path: Path) -> None:
-    """POSIX locks go with the first descriptor that is closed: another process then removed the write-ahead
-    log under the first store, which saw nothing of what came later."""
-    first = Store(tmp_path / "store.db", time.time)
-    query = job(query={"measures": ["count"]}, kind="query", name="q", epsilon=0.5)
-    first.add("a" * 32, query, bytes(16))
-    Store(tmp_path / "store.db", time.time).close()
-    code = (
-        "import sys, time; from pathlib import Path; from server.store import Store\n"
-        "store = Store(Path(sys.argv[1]), time.time); store.start('a' * 32, 3); store.close()\n"
-    )
-    for _ in range(2):
-        command = [sys.executable, "-c", code, str(tmp_path / "store.db")]
-        subprocess.run(command, check=True, cwd=ROOT)
-    assert first.job("a" * 32).starts == 2
-    first.close()
