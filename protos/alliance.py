@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,7 +22,7 @@ from privacy.noisy_sum.rounds import Roster, check_tolerance
 from privacy.programs import columns as declared
 from protos import identity
 from protos.identity import LONGEST_BASE64, LONGEST_CERTIFICATE, LONGEST_NODE_KEY
-from protos.toml import Strict, build, canonical, later, loads_toml, read_toml
+from protos.toml import Moment, Strict, build, canonical, later, loads_toml, read_toml
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 NAMED = "a-z, 0-9, - and _, starting with a letter, at most 32"
@@ -159,7 +159,7 @@ class Contract(Strict):
 
     version: Literal[1]
     name: str = Field(max_length=200)
-    expires: datetime
+    expires: Moment
     coordinator: Coordinator
     parties: tuple[Party, ...] = Field(min_length=2, max_length=200)
     privacy: Privacy
@@ -167,16 +167,6 @@ class Contract(Strict):
     purposes: dict[str, Purpose] = Field(min_length=1)
     matching: Matching | None = None
     signatures: dict[str, str] = Field(default_factory=dict)
-
-    @field_validator("expires")
-    @classmethod
-    def _utc(cls, value: datetime) -> datetime:
-        if value.tzinfo is None:
-            raise ValueError("needs a time zone, such as 2027-01-31T00:00:00Z")
-        try:
-            return value.astimezone(UTC)
-        except OverflowError:  # in the last hours of the year 9999
-            raise ValueError("is out of range") from None
 
     @model_validator(mode="after")
     def _consistent(self) -> Contract:

@@ -18,19 +18,19 @@ party puts back in that time is not found. Not handled: whether the signers look
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from privacy.errors import ConfigError, ProtocolError
 from protos import identity
 from protos.alliance import Contract, to_toml
 from protos.identity import LONGEST_BASE64
 from protos.statements import LARGEST_SEQUENCE
-from protos.toml import Strict, build, canonical, loads_json, read_toml
+from protos.toml import Moment, Strict, build, canonical, loads_json, read_toml
 
 DOMAIN = b"tallystick/v1/repair"
 LONGEST_REASON = 400
@@ -53,21 +53,11 @@ class Repair(Strict):
     sequence: int = Field(ge=0, le=LARGEST_SEQUENCE)
     digest: _Digest
     reason: str = Field(min_length=1, max_length=LONGEST_REASON)
-    made: datetime
-    expires: datetime
+    made: Moment
+    expires: Moment
     signatures: dict[str, Annotated[str, Field(max_length=LONGEST_BASE64)]] = Field(
         default_factory=dict, max_length=200
     )
-
-    @field_validator("made", "expires")
-    @classmethod
-    def _utc(cls, value: datetime) -> datetime:
-        if value.tzinfo is None:
-            raise ValueError("needs a time zone, such as 2027-01-31T00:00:00Z")
-        try:
-            return value.astimezone(UTC)
-        except OverflowError:
-            raise ValueError("is out of range") from None
 
     @model_validator(mode="after")
     def _short(self) -> Self:

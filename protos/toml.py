@@ -13,10 +13,11 @@ import json
 import math
 import re
 import tomllib
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from privacy.errors import ConfigError, ParameterError
 from protos.files import read_own
@@ -70,6 +71,17 @@ def later(**more: Any) -> Any:
     return Field(default=None, exclude_if=lambda value: value is None, **more)
 
 
+def _utc(value: datetime) -> datetime:
+    if value.tzinfo is None:
+        raise ValueError("needs a time zone, such as 2027-01-31T00:00:00Z")
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:  # in the last hours of the year 9999
+        raise ValueError("is out of range") from None
+
+
+Moment = Annotated[datetime, AfterValidator(_utc)]
+"""A time with its zone, kept in UTC."""
 Model = TypeVar("Model", bound=BaseModel)
 
 

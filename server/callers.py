@@ -32,7 +32,7 @@ from protos import identity
 from protos.alliance import Contract, Name, to_toml
 from protos.certificates import check_issued, pinned_key
 from protos.files import locked, own_folder, write_private
-from protos.toml import Strict, build, read_toml
+from protos.toml import Moment, Strict, build, read_toml
 from server.home import Home
 
 log = logging.getLogger("tallystick.callers")
@@ -48,7 +48,7 @@ class Entry(Strict):
     party: Name
     serial: str | None = Field(default=None, pattern=f"^{SERIAL}$")
     reason: Reason
-    at: datetime
+    at: Moment
 
 
 class Revoked(Strict):

@@ -21,14 +21,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
 import polars as pl
 import tomli_w
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from client import marks
 from client.home import Home
@@ -45,7 +45,7 @@ from privacy.randomness import Randomness
 from protos import alliance, identity
 from protos.files import read_private, write_private
 from protos.places import check_output
-from protos.toml import Strict, build, canonical, read_toml
+from protos.toml import Moment, Strict, build, canonical, read_toml
 
 APPROVAL = identity.STATEMENT + b"reveal"
 ASKED = "asked to reveal"
@@ -86,22 +86,12 @@ class Request(Strict):
     reason: str = Field(min_length=8, max_length=500)
     by: str = Field(min_length=1, max_length=64)
     partner: str = Field(pattern=f"^{alliance.NAME.pattern}$")
-    asked: datetime
-    expires: datetime
+    asked: Moment
+    expires: Moment
     entry: int = Field(default=0, ge=0)
     digest: str = Field(default="", pattern="^([0-9a-f]{64})?$")
     approver: str | None = None
     signature: str | None = None
-
-    @field_validator("asked", "expires")
-    @classmethod
-    def _utc(cls, value: datetime) -> datetime:
-        if value.tzinfo is None:
-            raise ValueError("needs a time zone, such as 2027-01-31T00:00:00Z")
-        try:
-            return value.astimezone(UTC)
-        except OverflowError:
-            raise ValueError("is out of range") from None
 
     def asks(self) -> Request:
         """The same without who approved it."""

@@ -9,12 +9,12 @@ that a table of attacks that do no better than chance is called broken once in a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+
+from simulations.attacks.bounds import rate_at_most
 
 COVERAGE = 0.95
 FALSE_ALARM = 0.001
 """Probability that a whole table in which nothing is above chance is said to hold something that is."""
-HALVINGS = 60
 
 
 def at_least(successes: int, trials: int, rate: float) -> float:
@@ -35,20 +35,8 @@ def at_least(successes: int, trials: int, rate: float) -> float:
 def interval(successes: int, trials: int) -> tuple[float, float]:
     """Clopper and Pearson's, at 95 %."""
     tail = (1.0 - COVERAGE) / 2.0
-    low, high = 0.0, 1.0
-    if successes:
-        low = _root(lambda rate: at_least(successes, trials, rate) - tail)
-    if successes < trials:
-        high = _root(lambda rate: at_least(successes + 1, trials, rate) - (1.0 - tail))
-    return low, high
-
-
-def _root(rising: Callable[[float], float]) -> float:
-    low, high = 0.0, 1.0
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2.0
-        low, high = (low, middle) if rising(middle) > 0.0 else (middle, high)
-    return (low + high) / 2.0
+    low = 1.0 - rate_at_most(trials - successes, trials, tail)
+    return low, rate_at_most(successes, trials, tail)
 
 
 def above(successes: int, trials: int, chance: float, rows: int) -> bool:

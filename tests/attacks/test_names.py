@@ -13,19 +13,9 @@ from client.home import Home
 from protos import wire
 from protos.addresses import JobId
 from protos.refusal import Code
+from simulations.attacks.rows.names import BODIES
 from simulations.room import Room
 from tests.attacks.hostile import Hostile, count
-
-BODIES = {
-    "hello": {"hello": wire.Hello(spec=b"{}", salt=bytes(16))},
-    "prepare": {"prepare": wire.Prepare()},
-    "release": {"release": wire.Release(indexes=[0])},
-    "unmask": {"unmask": wire.Unmask()},
-    "match": {"match": wire.Match()},
-    "status": {"status": wire.Status()},
-    "finish": {"finish": wire.Finish(model=b"{}")},
-    "cancel": {"cancel": wire.Cancel()},
-}
 
 
 def files(root: Path) -> dict[str, str]:

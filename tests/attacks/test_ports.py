@@ -415,7 +415,9 @@ def test_one_partys_streams_leave_the_others_theirs(serving: Serving) -> None:
     stop.set()
     for channel in channels:
         channel.close()
-    time.sleep(3.0)  # a stream that still joins takes the party's place, as one that comes back does
+    time.sleep(
+        3.0
+    )  # a stream that still joins takes the party's place, as one that comes back does
     assert meet(serving) == [b"from left", b"from right"]
 
 
